@@ -1,0 +1,84 @@
+//! Every stream, key, channel and group name that two processes share.
+//!
+//! | Redis | name | what |
+//! |---|---|---|
+//! | queue | `gps:{s}` | stream of shard s; one entry per fix, field `p`, [`crate::position`] |
+//! | live | `pos:{s}` | hash, driver id (8 bytes) → newest position (64 bytes) |
+//! | live | `epoch:{s}`, `frame:{s}` | the shard's epoch, and the number of its last frame |
+//! | live | channel `live:{s}` | frames, [`crate::frame`] |
+//!
+//! The braces are written as they stand: Redis Cluster keeps what shares a hash tag together, and
+//! one script touches all of a shard's keys.
+
+use crate::ids::{DriverId, mix};
+
+/// How many shards a new system has; every process of one system must agree.
+pub const SHARDS_DEFAULT: u16 = 16;
+/// The consumer group that writes history and current positions.
+pub const HISTORY_GROUP: &str = "history";
+/// The one field of a `gps:{s}` entry.
+pub const POSITION_FIELD: &str = "p";
+
+/// The shard of a driver: all of a driver's fixes go through one stream, in order.
+///
+/// Stored data depends on it: the hash must never change.
+pub const fn shard_of(driver_id: DriverId, shards: u16) -> u16 {
+    // The cast loses nothing: ids are positive, and the remainder is below `shards`.
+    (mix(driver_id.get() as u64) % shards as u64) as u16
+}
+
+/// The stream of one shard.
+pub fn gps_stream(shard: u16) -> String {
+    format!("gps:{{{shard}}}")
+}
+
+/// The hash of current positions of one shard.
+pub fn positions_key(shard: u16) -> String {
+    format!("pos:{{{shard}}}")
+}
+
+/// The key of one shard's epoch: a random number that is new whenever `live` has lost its data.
+pub fn epoch_key(shard: u16) -> String {
+    format!("epoch:{{{shard}}}")
+}
+
+/// The counter of one shard's frames.
+pub fn frame_key(shard: u16) -> String {
+    format!("frame:{{{shard}}}")
+}
+
+/// The channel of one shard's frames.
+pub fn live_channel(shard: u16) -> String {
+    format!("live:{{{shard}}}")
+}
+
+/// The shard of a channel that [`live_channel`] named.
+pub fn shard_of_channel(channel: &str) -> Option<u16> {
+    channel.strip_prefix("live:{")?.strip_suffix('}')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_even() {
+        let mut counts = [0_u32; 16];
+        for id in 1..=16_000 {
+            counts[usize::from(shard_of(DriverId::new(id).unwrap(), 16))] += 1;
+        }
+        assert!(counts.iter().all(|n| (850..1_150).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn a_drivers_shard_never_changes() {
+        let shard = |id| shard_of(DriverId::new(id).unwrap(), 16);
+        assert_eq!([shard(1), shard(2), shard(10_000)], [12, 7, 15]);
+    }
+
+    #[test]
+    fn a_channel_names_its_shard() {
+        assert_eq!(shard_of_channel(&live_channel(12)), Some(12));
+        assert_eq!(shard_of_channel("live:{x}"), None);
+    }
+}
