@@ -1,1 +1,4 @@
-//! devstack
+//! The whole system on private local stores: for work, for tests and for the demo.
+
+pub mod exec;
+pub mod stack;
