@@ -1,1 +1,2 @@
 //! logistics
+pub mod index;
