@@ -1,0 +1,111 @@
+//! `devstack exec`: a command with a private set of stores around it.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use anyhow::Context;
+use platform::stores::{Launch, Process, Signal};
+use tokio::signal::unix::{self, SignalKind};
+
+use crate::stack::{Place, Stack, StackArgs};
+
+/// Runs a command with private stores, and ends them with it.
+///
+/// The command finds them through DATABASE_URL, LOGISTICS_DATABASE_URL, REDIS_QUEUE_URL,
+/// REDIS_LIVE_URL and REDIS_CACHE_URL. The exit code is the command's own; 128 + n when signal n
+/// ended it.
+#[derive(clap::Args, Clone, Debug)]
+pub struct ExecArgs {
+    #[command(flatten)]
+    stack: StackArgs,
+    /// Keep the data in this folder instead of a temporary one.
+    #[arg(long, value_name = "DIR")]
+    data: Option<std::path::PathBuf>,
+    /// The command and its arguments, after `--`.
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Starts the stores, runs the command, stops the stores; answers the exit code.
+///
+/// # Errors
+/// A store does not start or the command cannot be started.
+pub async fn exec(args: ExecArgs) -> anyhow::Result<u8> {
+    let mut signals = Signals::listen()?;
+    let place = args.data.map_or(Place::Temporary, Place::Folder);
+    let stack = tokio::select! {
+        stack = Stack::start(&place, &args.stack) => stack?,
+        // Dropping the start ends what was started so far.
+        signal = signals.next() => return Ok(exit_code_of_signal(signal)),
+    };
+    let status = run(&args.command, &stack, &mut signals).await;
+    stack.stop().await;
+    Ok(exit_code(status?))
+}
+
+async fn run(
+    command: &[String],
+    stack: &Stack,
+    signals: &mut Signals,
+) -> anyhow::Result<ExitStatus> {
+    let (program, args) = command.split_first().context("no command")?;
+    let mut env = stack.env();
+    env.push(("DEVSTACK_PROCESSES", stack.processes()));
+    // TERM, so that a test runner can still end its own children.
+    let launch = Launch::new(program).args(args).envs(env).death_signal("TERM");
+    let child = Process::spawn(&launch)?;
+    loop {
+        tokio::select! {
+            status = child.wait() => return Ok(status),
+            signal = signals.next() => {
+                // A terminal sends Ctrl-C to the whole foreground group, the command included; a
+                // second one would make most test runners give up their orderly end.
+                if signal != Signal::INT || !is_in_foreground() {
+                    child.signal(signal);
+                }
+            }
+        }
+    }
+}
+
+/// Whether our process group is the one that gets the terminal's Ctrl-C.
+fn is_in_foreground() -> bool {
+    let Ok(terminal) = std::fs::File::open("/dev/tty") else { return false };
+    rustix::termios::tcgetpgrp(terminal).is_ok_and(|group| group == rustix::process::getpgrp())
+}
+
+fn exit_code(status: ExitStatus) -> u8 {
+    let code = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
+    u8::try_from(code).unwrap_or(1)
+}
+
+fn exit_code_of_signal(signal: Signal) -> u8 {
+    u8::try_from(128 + signal.as_raw()).unwrap_or(1)
+}
+
+/// The signals that ask us to end.
+pub(crate) struct Signals {
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    hang_up: unix::Signal,
+}
+
+impl Signals {
+    /// From here on these signals no longer end the process by themselves.
+    pub(crate) fn listen() -> anyhow::Result<Self> {
+        let listen = |kind| unix::signal(kind).context("cannot listen to signals");
+        Ok(Self {
+            interrupt: listen(SignalKind::interrupt())?,
+            terminate: listen(SignalKind::terminate())?,
+            hang_up: listen(SignalKind::hangup())?,
+        })
+    }
+
+    pub(crate) async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::INT,
+            _ = self.terminate.recv() => Signal::TERM,
+            _ = self.hang_up.recv() => Signal::HUP,
+        }
+    }
+}

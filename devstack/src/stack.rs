@@ -1,0 +1,202 @@
+//! The stores of one run: three Redis servers and PostgreSQL in one folder.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use platform::stores::{
+    self, PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb,
+};
+use tempfile::TempDir;
+
+/// The database of the logistics service.
+const LOGISTICS_DATABASE: &str = "logistics";
+
+/// Where tests connect to make databases of their own.
+const MAINTENANCE_DATABASE: &str = "postgres";
+
+/// Held while a stack uses the folder; its presence marks a temporary folder as one of ours.
+const LOCK: &str = "stack.lock";
+
+/// Where a stack keeps its data.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// In a temporary folder that is removed at the end.
+    Temporary,
+    /// In this folder, which stays.
+    Folder(PathBuf),
+}
+
+/// How to start the stores.
+#[derive(clap::Args, Clone, Debug, Default)]
+pub struct StackArgs {
+    /// Keep TimescaleDB out, as on a machine that does not have it; history then lives in native
+    /// partitions.
+    #[arg(long)]
+    pub no_timescaledb: bool,
+}
+
+/// Running stores. `stop` ends them; so does dropping this, without ceremony.
+pub struct Stack {
+    /// Streams.
+    pub queue: RedisServer,
+    /// Current positions.
+    pub live: RedisServer,
+    /// Menus.
+    pub cache: RedisServer,
+    /// All databases.
+    pub postgres: PostgresServer,
+    root: Root,
+}
+
+impl Stack {
+    /// Starts the stores and creates the databases of the services.
+    ///
+    /// # Errors
+    /// A server is not installed or does not come up, or the folder is in use.
+    pub async fn start(place: &Place, args: &StackArgs) -> anyhow::Result<Self> {
+        remove_abandoned(&std::env::temp_dir());
+        let root = Root::open(place)?;
+        let options = PostgresOptions {
+            timescaledb: if args.no_timescaledb { Timescaledb::Off } else { Timescaledb::Auto },
+        };
+        // Data that uses TimescaleDB cannot be opened without it, so each kind has its own.
+        let postgres = if args.no_timescaledb { "postgres-plain" } else { "postgres" };
+        let redis = async |role, name| RedisServer::start(role, &root.dir.join(name)).await;
+        let (queue, live, cache, postgres) = tokio::try_join!(
+            redis(RedisRole::Queue, "redis-queue"),
+            redis(RedisRole::Live, "redis-live"),
+            redis(RedisRole::Cache, "redis-cache"),
+            async { PostgresServer::start(&root.dir.join(postgres), options).await },
+        )?;
+        postgres.create_database(LOGISTICS_DATABASE).await?;
+        Ok(Self { queue, live, cache, postgres, root })
+    }
+
+    /// The folder of this stack.
+    pub fn dir(&self) -> &Path {
+        &self.root.dir
+    }
+
+    /// The URL of the logistics database.
+    pub fn logistics_database_url(&self) -> String {
+        self.postgres.url(LOGISTICS_DATABASE)
+    }
+
+    /// The addresses, as environment variables that services, tests and tools read.
+    pub fn env(&self) -> Vec<(&'static str, String)> {
+        vec![
+            ("DATABASE_URL", self.postgres.url(MAINTENANCE_DATABASE)),
+            ("LOGISTICS_DATABASE_URL", self.logistics_database_url()),
+            ("REDIS_QUEUE_URL", self.queue.url()),
+            ("REDIS_LIVE_URL", self.live.url()),
+            ("REDIS_CACHE_URL", self.cache.url()),
+        ]
+    }
+
+    /// The process ids behind the stores: `redis=PID,PID,PID;postgres=PID`.
+    pub fn processes(&self) -> String {
+        let redis = [&self.queue, &self.live, &self.cache].map(|redis| redis.pid().to_string());
+        format!("redis={};postgres={}", redis.join(","), self.postgres.pid())
+    }
+
+    /// Ends the stores; in order when their data is kept, at once when it is thrown away.
+    pub async fn stop(self) {
+        let temporary = self.root.temporary.is_some();
+        let postgres = async {
+            if temporary {
+                self.postgres.stop_now().await;
+            } else {
+                self.postgres.stop().await;
+            }
+        };
+        tokio::join!(self.queue.stop(), self.live.stop(), self.cache.stop(), postgres);
+    }
+}
+
+/// The folder of a stack, locked. Dropped last, after the servers in it.
+struct Root {
+    dir: PathBuf,
+    temporary: Option<TempDir>,
+    _lock: File,
+}
+
+impl Root {
+    fn open(place: &Place) -> anyhow::Result<Self> {
+        match place {
+            Place::Temporary => {
+                let folder = stores::temp_dir().context("no folder for temporary files")?;
+                // Locked before it gets the name by which abandoned folders are known, so that no
+                // other start takes this one for abandoned.
+                let unnamed = folder.path().join("new");
+                let lock = stores::take(&unnamed)?.context("a new file is locked")?;
+                std::fs::rename(unnamed, folder.path().join(LOCK))?;
+                let dir = folder.path().canonicalize()?;
+                Ok(Self { dir, temporary: Some(folder), _lock: lock })
+            }
+            Place::Folder(dir) => {
+                std::fs::create_dir_all(dir)
+                    .with_context(|| format!("cannot create {}", dir.display()))?;
+                let dir = dir.canonicalize()?;
+                let Some(lock) = stores::take(&dir.join(LOCK))? else {
+                    bail!(
+                        "{} is in use by another devstack: stop that one, or use --ephemeral or another --data",
+                        dir.display()
+                    );
+                };
+                Ok(Self { dir, temporary: None, _lock: lock })
+            }
+        }
+    }
+}
+
+impl Drop for Root {
+    fn drop(&mut self) {
+        if self.temporary.is_some() {
+            remove_moved(&self.dir);
+        }
+    }
+}
+
+/// Removes the temporary folders of stacks that were killed, with servers that still run in them.
+fn remove_abandoned(temp_dir: &Path) {
+    for entry in std::fs::read_dir(temp_dir).into_iter().flatten().flatten() {
+        let dir = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with("swift-eats-")
+            && dir.join(LOCK).symlink_metadata().is_ok_and(|meta| meta.is_file() && is_ours(&meta));
+        if ours && let Err(error) = remove_if_abandoned(&dir) {
+            tracing::warn!(dir = %dir.display(), "cannot remove what an earlier run left: {error:#}");
+        }
+    }
+}
+
+fn is_ours(meta: &std::fs::Metadata) -> bool {
+    // What we create belongs to us, so our own uid is read from a file of ours.
+    let own = tempfile::tempfile().and_then(|file| file.metadata());
+    own.is_ok_and(|own| own.uid() == meta.uid())
+}
+
+fn remove_if_abandoned(dir: &Path) -> anyhow::Result<()> {
+    let Some(_lock) = stores::take(&dir.join(LOCK))? else { return Ok(()) };
+    let dir = dir.canonicalize()?;
+    for entry in std::fs::read_dir(&dir)?.flatten() {
+        if entry.path().is_dir() {
+            stores::clean_up(&entry.path())?;
+        }
+    }
+    remove_moved(&dir);
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// Removes the PostgreSQL data that could not be kept inside the temporary folder `dir`.
+fn remove_moved(dir: &Path) {
+    for name in ["postgres", "postgres-plain"] {
+        if let Some(place) = stores::moved_data(&dir.join(name))
+            && let Err(error) = std::fs::remove_dir_all(&place)
+        {
+            tracing::warn!(place = %place.display(), "cannot remove temporary data: {error}");
+        }
+    }
+}
