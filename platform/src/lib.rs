@@ -1,6 +1,18 @@
-//! platform
+//! How a service runs: start and drain, HTTP, identity, telemetry, stores.
+//!
+//! Nothing here knows what is delivered.
+
+pub mod access;
+pub mod auth;
+pub mod docs;
+pub mod extract;
+pub mod health;
 pub mod postgres;
+pub mod problem;
 pub mod redis;
-pub mod stream;
+pub mod run;
+pub mod serve;
 #[cfg(feature = "stores")]
 pub mod stores;
+pub mod stream;
+pub mod telemetry;
