@@ -111,7 +111,11 @@ impl PostgresServer {
                 Err(error) if error.to_string().contains("Address already in use") => {
                     *server.port.lock() = free_port()?;
                 }
-                result => return result.map(|()| server),
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    server.close_template().await?;
+                    return Ok(server);
+                }
             }
         }
         bail!("no port on 127.0.0.1 stays free long enough to start PostgreSQL")
@@ -323,6 +327,14 @@ impl PostgresServer {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         Ok(())
+    }
+
+    /// TimescaleDB's launcher visits every database that takes connections, and CREATE DATABASE fails
+    /// while somebody is in its template. Copying works from a closed one too.
+    async fn close_template(&self) -> sqlx::Result<()> {
+        let mut connection = self.connect().await?;
+        connection.execute("ALTER DATABASE template1 ALLOW_CONNECTIONS false").await?;
+        connection.close().await
     }
 
     async fn connect(&self) -> sqlx::Result<PgConnection> {
