@@ -1,2 +1,311 @@
-//! logistics
+//! GPS ingest, history, driver index and order tracking.
+//!
+//! The GPS path reads from top to bottom through [`fix`], [`ingest`], [`pipeline`], [`live`] and
+//! [`history`], [`current`] with its [`index`], and ends in [`tracking`].
+
+pub mod config;
+pub mod current;
+pub mod deliveries;
+pub mod drivers;
+pub mod fix;
+pub mod history;
+pub mod http;
 pub mod index;
+pub mod ingest;
+pub mod limits;
+pub mod live;
+pub mod pipeline;
+pub mod tracking;
+
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use chrono::TimeDelta;
+use platform::{auth::Verifier, health::Health, postgres, run::drain};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::config::Config;
+use crate::{
+    current::Current,
+    drivers::Roster,
+    history::History,
+    limits::Limits,
+    live::Lane,
+    pipeline::{Batching, Worker},
+    tracking::Hub,
+};
+
+/// The service's migrations, without `gps_positions`, which [`history::storage`] makes.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// A stop takes no longer.
+const GRACE: Duration = Duration::from_secs(14);
+/// A start waits so long for current positions before it goes on without.
+const LOAD_MAX: Duration = Duration::from_secs(5);
+/// Retention and partitions are looked after this often.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
+
+/// What this process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Answers requests and sockets.
+    Api,
+    /// Moves fixes from the streams to history and to the live positions.
+    Worker,
+    /// Both.
+    All,
+}
+
+/// Brings the database to this build's form.
+pub async fn migrate(config: &Config) -> anyhow::Result<()> {
+    let db = postgres::pool(&config.database_url, "logistics", 2)?;
+    open_history(&db, config).await?;
+    Ok(())
+}
+
+/// Migrates, checks what all processes must share, and opens the history.
+async fn open_history(db: &PgPool, config: &Config) -> anyhow::Result<History> {
+    postgres::migrate(&MIGRATOR, db).await?;
+    agree(db, "shards", &config.shards.to_string()).await?;
+    history::History::open(db.clone()).await.context("the history cannot be prepared")
+}
+
+/// Refuses a setting that differs from the one this system was started with.
+async fn agree(db: &PgPool, name: &str, value: &str) -> anyhow::Result<()> {
+    sqlx::query!(
+        "INSERT INTO shared_settings (name, value) VALUES ($1, $2) ON CONFLICT DO NOTHING",
+        name,
+        value,
+    )
+    .execute(db)
+    .await?;
+    let known = sqlx::query_scalar!("SELECT value FROM shared_settings WHERE name = $1", name)
+        .fetch_one(db)
+        .await?;
+    anyhow::ensure!(known == value, "this system has {name} = {known}, not {value}");
+    Ok(())
+}
+
+/// Runs until `shutdown`, then finishes what was started, within 15 s.
+///
+/// Stores that are absent at the start are waited for; `/livez` and `/readyz` answer meanwhile.
+pub async fn run(
+    config: Config,
+    role: Role,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    let health = Health::new("logistics");
+    let queue = platform::redis::client(&config.redis_queue_url)?;
+    let live = platform::redis::client(&config.redis_live_url)?;
+    let verifier = Verifier::load(&config.auth)?;
+    let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
+
+    // Before the history is there only health answers.
+    let (listener, starting) = answer_health(listener, &health, &config)?;
+    let history = tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        opened = open_with_patience(&db, &config, &health) => Arc::new(opened?),
+    };
+    tracing::info!(storage = %history.storage(), "history is stored in");
+    health.dependency("history").detail("storage", history.storage().to_string());
+
+    let stop_work = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    if matches!(role, Role::Worker | Role::All) {
+        let lane = Arc::new(Lane::new(config.shards));
+        let sender = platform::redis::manager(&live)?;
+        let dependency = health.dependency("live");
+        let stop = stop_work.clone();
+        let sending = Arc::clone(&lane);
+        tasks.spawn(async move { sending.run(sender, dependency, stop).await });
+        let worker = Worker {
+            queue: queue.clone(),
+            shards: config.shards,
+            history: Arc::clone(&history),
+            lane,
+            batching: Batching { rows: config.history_rows, linger: config.history_linger },
+            health: health.clone(),
+        };
+        tasks.spawn(logged("worker", worker.run(stop_work.clone())));
+        tasks.spawn(maintain(Arc::clone(&history), config.retention, stop_work.clone()));
+    }
+
+    let router = if matches!(role, Role::Api | Role::All) {
+        let (appender, writer) = ingest::appender(
+            platform::redis::manager(&queue)?,
+            config.shards,
+            config.backlog_max,
+            health.dependency("queue"),
+        );
+        tasks.spawn(writer.run());
+        let hub = Arc::new(Hub::with_limits(tracking_limits(&config)));
+        let silent_after = TimeDelta::from_std(config.silent_after)?;
+        let current = Arc::new(Current::new(Arc::clone(&hub), silent_after));
+        load(&current, &history, live, &config, &health, &tasks, &stop_work).await;
+        let roster = Arc::new(Roster::new());
+        tasks.spawn({
+            let (db, hub, roster) = (db.clone(), Arc::clone(&hub), Arc::clone(&roster));
+            let (dependency, stop) = (health.dependency("notifications"), stop_work.clone());
+            async move { tracking::notify::run(db, &hub, &roster, dependency, stop).await }
+        });
+        let limits = Arc::new(Limits::new(&config));
+        tasks.spawn({
+            let (limits, stop) = (Arc::clone(&limits), stop_work.clone());
+            async move { limits.forget_idle(stop).await }
+        });
+        tasks.spawn({
+            let (current, stop) = (Arc::clone(&current), stop_work.clone());
+            async move { current.sweep(stop).await }
+        });
+        http::router(http::App::new(http::Parts {
+            config: config.clone(),
+            db,
+            history,
+            appender,
+            current,
+            hub,
+            roster,
+            limits,
+            verifier,
+            health: health.clone(),
+            shutdown: shutdown.clone(),
+        }))
+    } else {
+        axum::Router::new()
+    };
+
+    starting.cancel();
+    health.set_ready(true);
+    tracing::info!(address = %listener.local_addr()?, ?role, "ready");
+    tokio::spawn({
+        let (health, shutdown) = (health.clone(), shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            health.set_ready(false);
+        }
+    });
+    let router = platform::serve::layers(router, &health, &config.http);
+    let served = platform::serve::serve(listener, router, &config.http, shutdown).await;
+    // Requests are finished and have dropped the appender: what they sent is being answered.
+    stop_work.cancel();
+    tasks.close();
+    drain("logistics", GRACE, tasks.wait()).await;
+    Ok(served?)
+}
+
+/// Answers health on the address from the first moment; ends with the token, and the listener
+/// that is given back takes over.
+fn answer_health(
+    listener: TcpListener,
+    health: &Health,
+    config: &Config,
+) -> anyhow::Result<(TcpListener, CancellationToken)> {
+    let listener = listener.into_std()?;
+    let early = TcpListener::from_std(listener.try_clone()?)?;
+    let router = platform::serve::layers(axum::Router::new(), health, &config.http);
+    let (http, starting) = (config.http.clone(), CancellationToken::new());
+    let until = starting.clone();
+    tokio::spawn(async move {
+        // An error here is one of accepting, which the real server meets as well and reports.
+        let _ = platform::serve::serve(early, router, &http, until).await;
+    });
+    Ok((TcpListener::from_std(listener)?, starting))
+}
+
+/// Opens the history, waiting for a database that is absent; a database that refuses is an error.
+async fn open_with_patience(
+    db: &PgPool,
+    config: &Config,
+    health: &Health,
+) -> anyhow::Result<History> {
+    let dependency = health.dependency("history");
+    let mut delay = Duration::from_millis(100);
+    loop {
+        let error = match open_history(db, config).await {
+            Ok(history) => {
+                dependency.up();
+                return Ok(history);
+            }
+            Err(error) => error,
+        };
+        let unavailable = error
+            .chain()
+            .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
+            .any(postgres::is_unavailable)
+            || error
+                .chain()
+                .filter_map(|cause| cause.downcast_ref::<sqlx::migrate::MigrateError>())
+                .any(|error| matches!(error, sqlx::migrate::MigrateError::Execute(error) if postgres::is_unavailable(error)));
+        if !unavailable {
+            return Err(error);
+        }
+        dependency.down(&error);
+        tracing::warn!(error = format!("{error:#}"), "waiting for the database");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Starts to follow current positions and waits until they are loaded: from the `live` Redis, and
+/// when that is away from the history.
+async fn load(
+    current: &Arc<Current>,
+    history: &History,
+    live: redis::Client,
+    config: &Config,
+    health: &Health,
+    tasks: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let loaded = CancellationToken::new();
+    let dependency = health.dependency("live");
+    tasks.spawn({
+        let (current, loaded, stop) = (Arc::clone(current), loaded.clone(), stop.clone());
+        let shards = config.shards;
+        async move {
+            logged("positions", current.follow(live, shards, dependency, loaded, stop)).await;
+        }
+    });
+    if tokio::time::timeout(LOAD_MAX / 5, loaded.cancelled()).await.is_ok() {
+        return;
+    }
+    tracing::warn!("the live Redis is away, taking current positions from the history");
+    match tokio::time::timeout(LOAD_MAX, current.load_history(history)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(%error, "current positions could not be loaded"),
+        Err(_) => tracing::warn!("current positions took too long to load"),
+    }
+}
+
+/// Keeps partitions and retention in order until `stop`.
+async fn maintain(history: Arc<History>, retention: Duration, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(MAINTAIN_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let done = history::storage::maintain(history.db(), history.storage(), retention).await;
+        if let Err(error) = done {
+            tracing::warn!(%error, "maintaining the history failed, trying again later");
+        }
+    }
+}
+
+fn tracking_limits(config: &Config) -> tracking::Limits {
+    tracking::Limits {
+        accepts_per_second: NonZeroU32::new(config.socket_rate).unwrap_or(NonZeroU32::MIN),
+        sockets_per_customer: config.sockets_per_customer,
+        ..tracking::Limits::default()
+    }
+}
+
+async fn logged(task: &'static str, work: impl Future<Output = anyhow::Result<()>>) {
+    if let Err(error) = work.await {
+        tracing::error!(task, error = format!("{error:#}"), "ended");
+    }
+}

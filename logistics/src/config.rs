@@ -1,0 +1,156 @@
+//! Settings; each one's comment is its help text.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::{Args, Parser};
+use contracts::streams::SHARDS_DEFAULT;
+use platform::{auth::AuthArgs, run::parse_duration, serve::HttpArgs};
+use secrecy::SecretString;
+
+/// Settings of every role.
+#[derive(Clone, Args)]
+pub struct Config {
+    /// PostgreSQL database of this service; prefer a unix socket (?host=/run/postgresql), over
+    /// which history is written by COPY
+    #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+    /// Redis with the streams: appendonly yes, appendfsync always, noeviction
+    #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
+    pub redis_queue_url: SecretString,
+    /// Redis with current positions and their channels; may lose its data
+    #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
+    pub redis_live_url: SecretString,
+    /// Connections to PostgreSQL
+    #[arg(long, env = "LOGISTICS_DATABASE_CONNECTIONS", default_value_t = 16)]
+    pub database_connections: u32,
+
+    /// Streams that drivers are spread over; fixed once a system has data
+    #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
+    pub shards: u16,
+    /// Entries in the streams above which fixes are refused with 503
+    #[arg(long, env = "LOGISTICS_BACKLOG_MAX", default_value_t = 4_000_000)]
+    pub backlog_max: u64,
+    /// A driver without a fix for this long is not found by place
+    #[arg(long, env = "LOGISTICS_SILENT_AFTER", default_value = "60s", value_parser = parse_duration)]
+    pub silent_after: Duration,
+    /// Positions older than this are dropped
+    #[arg(long, env = "LOGISTICS_RETENTION", default_value = "720h", value_parser = parse_duration)]
+    pub retention: Duration,
+    /// Rows that history writes at once at most
+    #[arg(long, env = "LOGISTICS_HISTORY_ROWS", default_value_t = 5_000)]
+    pub history_rows: usize,
+    /// How long a row waits for others before it is written
+    #[arg(long, env = "LOGISTICS_HISTORY_LINGER", default_value = "100ms", value_parser = parse_duration)]
+    pub history_linger: Duration,
+
+    /// Single fixes of one driver per second
+    #[arg(long, env = "LOGISTICS_FIX_RATE", default_value_t = 5)]
+    pub fix_rate: u32,
+    /// Single fixes of one driver at once
+    #[arg(long, env = "LOGISTICS_FIX_BURST", default_value_t = 20)]
+    pub fix_burst: u32,
+    /// Points in batches of one driver per second; a phone uploads a day of gaps at this pace
+    #[arg(long, env = "LOGISTICS_BATCH_RATE", default_value_t = 50)]
+    pub batch_rate: u32,
+    /// Points in batches of one driver at once
+    #[arg(long, env = "LOGISTICS_BATCH_BURST", default_value_t = 1_000)]
+    pub batch_burst: u32,
+
+    /// Tracking sockets accepted per second; a restart brings everybody back at once
+    #[arg(long, env = "LOGISTICS_SOCKET_RATE", default_value_t = 500)]
+    pub socket_rate: u32,
+    /// Tracking sockets of one customer at once
+    #[arg(long, env = "LOGISTICS_SOCKETS_PER_CUSTOMER", default_value_t = 5)]
+    pub sockets_per_customer: u32,
+    /// Browser origins that may open sockets, exact, separated by commas
+    #[arg(long, env = "LOGISTICS_ORIGINS", value_delimiter = ',')]
+    pub origins: Vec<String>,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub auth: AuthArgs,
+}
+
+impl Config {
+    /// Reads flags as the command line does; what is not named comes from the environment or has
+    /// its default.
+    pub fn from_flags(flags: &[&str]) -> anyhow::Result<Self> {
+        #[derive(Parser)]
+        #[command(no_binary_name = true)]
+        struct Flags {
+            #[command(flatten)]
+            config: Config,
+        }
+        let config = Flags::try_parse_from(flags)?.config;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Refuses settings that cannot work, or not together.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        ensure!((1..=1_024).contains(&self.shards), "shards must be between 1 and 1024");
+        ensure!(
+            (1..=50_000).contains(&self.history_rows),
+            "history rows must be between 1 and 50000"
+        );
+        ensure!(
+            self.history_linger <= Duration::from_secs(5),
+            "history linger must be at most 5s: entries are claimed by other workers after 30s"
+        );
+        ensure!(
+            self.retention >= Duration::from_secs(25 * 3_600),
+            "retention must be at least 25h: fixes are accepted for 24h"
+        );
+        ensure!(self.database_connections >= 4, "at least 4 database connections are needed");
+        for (name, value) in [
+            ("fix rate", self.fix_rate),
+            ("fix burst", self.fix_burst),
+            ("batch rate", self.batch_rate),
+            ("batch burst", self.batch_burst),
+            ("socket rate", self.socket_rate),
+            ("sockets per customer", self.sockets_per_customer),
+        ] {
+            ensure!(value > 0, "{name} must be positive");
+        }
+        ensure!(
+            self.batch_burst as usize >= crate::http::POINTS_MAX,
+            "batch burst must be at least {}, the size of a batch",
+            crate::http::POINTS_MAX
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const URLS: [&str; 6] = [
+        "--database-url",
+        "postgres://localhost/x",
+        "--redis-queue-url",
+        "redis://localhost",
+        "--redis-live-url",
+        "redis://localhost",
+    ];
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let with = |flags: &[&str]| Config::from_flags(&[&URLS, flags].concat());
+        assert!(with(&[]).is_ok());
+        for bad in [
+            ["--shards", "0"],
+            ["--retention", "24h"],
+            ["--history-linger", "6s"],
+            ["--batch-burst", "499"],
+            ["--fix-rate", "0"],
+            ["--silent-after", "60"],
+        ] {
+            assert!(with(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! A driver's WebSocket: one fix a frame, acknowledged when it is on disk.
+//!
+//! Text frames hold a fix as JSON, binary frames the 65 bytes of `contracts::position`, in which
+//! the event id 0 means "name it by its content". The server answers `{"ack":n}` when the first
+//! `n` frames of the connection are dealt with: each is on disk, but for those that an
+//! `{"n":…,"error":{…}}` before the ack names. One ack may cover many frames.
+
+use std::time::Duration;
+
+use axum::{
+    extract::{
+        State,
+        ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code},
+    },
+    response::Response,
+};
+use contracts::{ids::DriverId, position::Position};
+use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesOrdered};
+use platform::{
+    access::Row,
+    auth::Auth,
+    extract::{Path, from_json},
+    problem::Problem,
+};
+use serde_json::json;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{App, DRIVER, get, locations::FIX_BYTES_MAX, now, only_self};
+use crate::fix::{Fix, FixError, check_position};
+
+/// Frames of one connection that may wait for the disk; reading pauses above.
+const WAITING_MAX: usize = 256;
+/// A device that takes nothing for so long is gone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without any frame for so long is gone; phones send pings or fixes.
+const IDLE_MAX: Duration = Duration::from_secs(120);
+
+pub(super) const ACCESS: &[Row] = &[get("/drivers/{driver_id}/stream", DRIVER)];
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(stream))
+}
+
+/// Send fixes over a WebSocket
+///
+/// One fix a frame, text (JSON) or binary (65 bytes); answers `{"ack":n}`.
+#[utoipa::path(
+    get, path = "/drivers/{driver_id}/stream", tag = "locations",
+    params(("driver_id" = i64, Path)),
+    responses(
+        (status = 101, description = "Switched to WebSocket"),
+        (status = 404, description = "Another driver"),
+    ),
+)]
+async fn stream(
+    State(app): State<App>,
+    Auth(caller): Auth,
+    Path(driver_id): Path<DriverId>,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    only_self(&caller, driver_id)?;
+    let upgrade = upgrade.map_err(|rejection| {
+        Problem::generic(axum::response::IntoResponse::into_response(rejection).status())
+            .detail("This route is a WebSocket.")
+    })?;
+    Ok(upgrade
+        .max_message_size(FIX_BYTES_MAX)
+        .max_frame_size(FIX_BYTES_MAX)
+        .read_buffer_size(4 * 1024)
+        .write_buffer_size(0)
+        .max_write_buffer_size(64 * 1024)
+        .on_upgrade(move |socket| session(app, driver_id, caller.expires_at, socket)))
+}
+
+async fn session(app: App, driver_id: DriverId, expires_at: i64, mut socket: WebSocket) {
+    metrics::gauge!("driver_streams").increment(1.0);
+    let (code, reason) = follow(&app, driver_id, expires_at, &mut socket).await;
+    let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+    // The device may be gone already.
+    let _ = tokio::time::timeout(SEND_TIMEOUT, socket.send(close)).await;
+    metrics::gauge!("driver_streams").decrement(1.0);
+}
+
+/// Reads and acknowledges until something ends it; answers the close code and the reason.
+async fn follow(
+    app: &App,
+    driver_id: DriverId,
+    expires_at: i64,
+    socket: &mut WebSocket,
+) -> (u16, &'static str) {
+    let mut frames: u64 = 0;
+    let mut dealt_with: u64 = 0;
+    let mut waiting = FuturesOrdered::new();
+    let mut end = None;
+    loop {
+        if end.is_some() && waiting.is_empty() {
+            return end.unwrap_or((close_code::NORMAL, ""));
+        }
+        tokio::select! {
+            Some(first) = waiting.next() => {
+                let mut done = vec![first];
+                while let Some(Some(next)) = waiting.next().now_or_never() {
+                    done.push(next);
+                }
+                dealt_with += done.len() as u64;
+                if acknowledge(socket, &done, dealt_with).await.is_err() {
+                    return (close_code::NORMAL, "");
+                }
+            }
+            () = app.shutdown.cancelled(), if end.is_none() => {
+                end = Some((close_code::RESTART, "restarting, connect again"));
+            }
+            received = tokio::time::timeout(IDLE_MAX, socket.recv()),
+                if end.is_none() && waiting.len() < WAITING_MAX =>
+            {
+                let message = match received {
+                    Err(_) => { end = Some((close_code::AWAY, "no frame for 120 s")); continue }
+                    Ok(None) => { end = Some((close_code::NORMAL, "")); continue }
+                    Ok(Some(Err(_))) => {
+                        end = Some((close_code::SIZE, "not a frame of at most 2 KiB"));
+                        continue;
+                    }
+                    Ok(Some(Ok(message))) => message,
+                };
+                if now().timestamp() > expires_at + platform::auth::LEEWAY_S {
+                    end = Some((close_code::POLICY, "the token has expired"));
+                    continue;
+                }
+                let fix = match &message {
+                    Message::Text(text) => text_fix(text.as_bytes(), driver_id),
+                    Message::Binary(bytes) => binary_fix(bytes, driver_id),
+                    Message::Close(_) => { end = Some((close_code::NORMAL, "")); continue }
+                    // axum answers pings.
+                    Message::Ping(_) | Message::Pong(_) => continue,
+                };
+                frames += 1;
+                let fix = fix.and_then(|position| {
+                    app.limits.fix(driver_id).map_err(Problem::too_many)?;
+                    Ok(position)
+                });
+                waiting.push_back(store(app.clone(), frames, fix));
+            }
+        }
+    }
+}
+
+async fn store(app: App, frame: u64, fix: Result<Position, Problem>) -> Result<(), (u64, Problem)> {
+    let position = fix.map_err(|problem| (frame, problem))?;
+    match app.appender.append(&[position]).await {
+        Ok(_) => Ok(()),
+        Err(error) => Err((frame, Problem::from(error))),
+    }
+}
+
+/// Names what failed, then acknowledges.
+async fn acknowledge(
+    socket: &mut WebSocket,
+    done: &[Result<(), (u64, Problem)>],
+    dealt_with: u64,
+) -> Result<(), ()> {
+    let errors = done.iter().filter_map(|done| done.as_ref().err()).map(|(frame, problem)| {
+        json!({"n": frame, "error": problem}).to_string()
+    });
+    for text in errors.chain([format!("{{\"ack\":{dealt_with}}}")]) {
+        let sent = tokio::time::timeout(SEND_TIMEOUT, socket.send(Message::text(text))).await;
+        sent.map_err(drop)?.map_err(drop)?;
+    }
+    Ok(())
+}
+
+fn text_fix(text: &[u8], driver_id: DriverId) -> Result<Position, Problem> {
+    let fix: Fix = from_json(text)?;
+    Ok(fix.check(fix.driver(Some(driver_id))?, now())?)
+}
+
+fn binary_fix(bytes: &[u8], driver_id: DriverId) -> Result<Position, Problem> {
+    let position = Position::decode_entry(bytes)
+        .map_err(|error| Problem::unprocessable().detail(error.to_string()))?;
+    if position.driver_id != driver_id {
+        let error = FixError { field: "driver_id", message: "is not the driver of the path" };
+        return Err(error.into());
+    }
+    Ok(check_position(position, now())?)
+}

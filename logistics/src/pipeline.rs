@@ -1,0 +1,426 @@
+//! The worker: from the shard streams to history and to the live lane.
+//!
+//! In order, for every entry: **read** (or claimed from a consumer that died) → **decode** →
+//! offered to the **live lane** at once → **gathered** into a batch → **written** to history in
+//! one transaction with the dead letters → **acknowledged** → **trimmed** by a task of its own.
+//!
+//! **Promise.** An entry is acknowledged only after the transaction that holds its row, or its
+//! dead letter, has committed. Whatever ends in between leaves it pending, and it is delivered
+//! again; the history's key makes the second row no row. A store that is away stops this worker
+//! where it is: the queue between reading and writing is bounded, and the streams keep the rest.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use contracts::{
+    position::Position,
+    streams::{HISTORY_GROUP, POSITION_FIELD, gps_stream},
+};
+use platform::{
+    health::{Dependency, Health, Heartbeat},
+    stream::{self, Acker, Consumer, Entry, Options},
+};
+use redis::{Client, aio::ConnectionManager};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    history::{DeadLetter, History, Row, WriteError, Written},
+    live::Lane,
+};
+
+/// How long a read waits, and with it how late a stop is noticed.
+const BLOCK: Duration = Duration::from_millis(500);
+/// Entries of one stream in one read.
+const READ_COUNT: usize = 512;
+/// After each read this pause lets entries gather: a read costs Redis and us the same for one
+/// entry as for dozens. It adds its half to the delay of a position.
+const READ_PAUSE: Duration = Duration::from_millis(2);
+/// Reads that may wait for the history.
+const READS_WAITING_MAX: usize = 32;
+/// Consumers that are gone are looked for this often.
+const CLAIM_EVERY: Duration = Duration::from_secs(5);
+/// A consumer silent for this long is gone; one that works renews three times as often.
+const CLAIM_IDLE: Duration = Duration::from_secs(30);
+/// Delivered more often than this, an entry is a dead letter: each delivery before has ended a
+/// worker or was never finished.
+const DELIVERIES_MAX: u32 = 5;
+/// The streams are trimmed this often.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// Pause after a failure, doubled up to the second value.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// How batches are cut.
+#[derive(Debug, Clone, Copy)]
+pub struct Batching {
+    /// A batch is written when it has this many rows,
+    pub rows: usize,
+    /// or when its first row has waited this long.
+    pub linger: Duration,
+}
+
+/// What the worker works with.
+pub struct Worker {
+    /// The `queue` Redis.
+    pub queue: Client,
+    /// Number of shard streams.
+    pub shards: u16,
+    /// Where rows go.
+    pub history: Arc<History>,
+    /// Where current positions go.
+    pub lane: Arc<Lane>,
+    /// How batches are cut.
+    pub batching: Batching,
+    /// Reported on `/readyz`.
+    pub health: Health,
+}
+
+impl Worker {
+    /// Works until `shutdown`, then finishes what was read.
+    pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let streams: Vec<String> = (0..self.shards).map(gps_stream).collect();
+        let consumer = Consumer::new(
+            self.queue.clone(),
+            Options {
+                streams: streams.clone(),
+                group: HISTORY_GROUP,
+                field: POSITION_FIELD,
+                block: BLOCK,
+                count: READ_COUNT,
+                claim_idle: CLAIM_IDLE,
+            },
+        )?;
+        let (batches, received) = mpsc::channel(READS_WAITING_MAX);
+        let writer = Writer {
+            history: Arc::clone(&self.history),
+            acker: consumer.acker(),
+            streams: streams.clone(),
+            batching: self.batching,
+            dependency: self.health.dependency("history"),
+            heartbeat: self.health.heartbeat("history writer"),
+            shutdown: shutdown.clone(),
+        };
+        let reader = Reader {
+            consumer,
+            streams: streams.clone(),
+            lane: Arc::clone(&self.lane),
+            history: Arc::clone(&self.history),
+            batches,
+            dependency: self.health.dependency("queue"),
+            heartbeat: self.health.heartbeat("stream reader"),
+        };
+        let control = platform::redis::manager(&self.queue)?;
+        let (_, (), ()) = tokio::join!(
+            reader.run(shutdown.clone()),
+            writer.run(received),
+            trim(control, streams, shutdown),
+        );
+        Ok(())
+    }
+}
+
+/// What one delivered entry is.
+enum Item {
+    Row(Row),
+    Dead(DeadLetter),
+}
+
+/// One read, on its way to history. `items[i]` is what `entries[i]` holds.
+struct Batch {
+    entries: Vec<Entry>,
+    items: Vec<Item>,
+}
+
+fn item(entry: &Entry, streams: &[String]) -> Item {
+    let reason = match &entry.payload {
+        _ if entry.deliveries > DELIVERIES_MAX => {
+            format!("delivered {} times without being stored", entry.deliveries)
+        }
+        None => "the entry has no payload".to_owned(),
+        Some(payload) => match Position::decode_entry(payload) {
+            Ok(position) => return Item::Row(Row { position, received_at_ms: entry.id.ms }),
+            Err(error) => error.to_string(),
+        },
+    };
+    Item::Dead(dead_letter(entry, streams, reason))
+}
+
+fn dead_letter(entry: &Entry, streams: &[String], reason: String) -> DeadLetter {
+    DeadLetter {
+        stream: streams[entry.stream].clone(),
+        entry_id: entry.id.to_string(),
+        payload: entry.payload.clone(),
+        reason,
+        deliveries: entry.deliveries,
+    }
+}
+
+/// Reads, decodes, offers to the live lane and hands on.
+struct Reader {
+    consumer: Consumer,
+    streams: Vec<String>,
+    lane: Arc<Lane>,
+    history: Arc<History>,
+    batches: mpsc::Sender<Batch>,
+    dependency: Dependency,
+    heartbeat: Heartbeat,
+}
+
+impl Reader {
+    async fn run(mut self, shutdown: CancellationToken) {
+        let mut delay = RETRY.0;
+        let mut claim_at = Instant::now();
+        // What an earlier worker has stored but not announced shows here.
+        let mut announce_history = true;
+        while !shutdown.is_cancelled() {
+            self.heartbeat.beat();
+            if announce_history && self.lane.offer_history(&self.history).await.is_ok() {
+                announce_history = false;
+            }
+            let claim = Instant::now() >= claim_at;
+            let read = self.step(claim).await;
+            match read {
+                Ok((entries, claimed)) => {
+                    self.dependency.up();
+                    delay = RETRY.0;
+                    if claim {
+                        claim_at = Instant::now() + CLAIM_EVERY;
+                    }
+                    announce_history |= claimed;
+                    if !entries.is_empty() && !self.hand_on(entries, &shutdown).await {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    self.dependency.down(&error);
+                    tracing::warn!(%error, "reading the streams failed");
+                    tokio::select! {
+                        () = shutdown.cancelled() => {}
+                        () = tokio::time::sleep(delay) => {}
+                    }
+                    delay = (delay * 2).min(RETRY.1);
+                }
+            }
+        }
+    }
+
+    /// One read, with what was claimed before it; the flag says that there was something to claim.
+    async fn step(&mut self, claim: bool) -> redis::RedisResult<(Vec<Entry>, bool)> {
+        self.consumer.renew().await?;
+        let mut entries = Vec::new();
+        if claim {
+            entries = self.consumer.claim().await?;
+            metrics::counter!("gps_claimed_total").increment(entries.len() as u64);
+        }
+        let claimed = !entries.is_empty();
+        if !claimed {
+            entries = self.consumer.read().await?;
+        }
+        Ok((entries, claimed))
+    }
+
+    /// Offers positions to the live lane and waits for a place on the way to history; `false` when
+    /// the writer is gone.
+    async fn hand_on(&mut self, entries: Vec<Entry>, shutdown: &CancellationToken) -> bool {
+        let items: Vec<Item> = entries.iter().map(|entry| item(entry, &self.streams)).collect();
+        self.lane.offer(items.iter().filter_map(|item| match item {
+            Item::Row(row) => Some(row.position),
+            Item::Dead(_) => None,
+        }));
+        let send = self.batches.send(Batch { entries, items });
+        tokio::pin!(send);
+        loop {
+            tokio::select! {
+                sent = &mut send => {
+                    if sent.is_err() {
+                        return false;
+                    }
+                    break;
+                }
+                // Waiting for a history that is away is not a stall, and what is held stays ours.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {
+                    self.heartbeat.beat();
+                    if let Err(error) = self.consumer.renew().await {
+                        tracing::warn!(%error, "renewing held entries failed");
+                    }
+                }
+            }
+        }
+        if !shutdown.is_cancelled() {
+            tokio::time::sleep(READ_PAUSE).await;
+        }
+        true
+    }
+}
+
+/// Gathers batches, writes them, acknowledges them.
+struct Writer {
+    history: Arc<History>,
+    acker: Acker,
+    streams: Vec<String>,
+    batching: Batching,
+    dependency: Dependency,
+    heartbeat: Heartbeat,
+    shutdown: CancellationToken,
+}
+
+impl Writer {
+    /// Ends when the reader is gone and everything it handed on is written.
+    async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
+        let mut entries = Vec::new();
+        let mut rows = Vec::new();
+        let mut dead = Vec::new();
+        loop {
+            self.heartbeat.beat();
+            let first = tokio::time::timeout(Duration::from_secs(1), batches.recv()).await;
+            let mut next = match first {
+                Err(_) => continue,
+                Ok(None) => return,
+                Ok(batch) => batch,
+            };
+            let until = Instant::now() + self.batching.linger;
+            while let Some(batch) = next {
+                entries.extend(batch.entries);
+                for item in batch.items {
+                    match item {
+                        Item::Row(row) => rows.push(row),
+                        Item::Dead(letter) => dead.push(letter),
+                    }
+                }
+                if entries.len() >= self.batching.rows {
+                    break;
+                }
+                next = timeout_at(until, batches.recv()).await.unwrap_or(None);
+            }
+            if !self.write(&entries, &mut rows, &mut dead).await {
+                return;
+            }
+            self.acknowledge(&entries).await;
+            entries.clear();
+            rows.clear();
+            dead.clear();
+        }
+    }
+
+    /// Writes a batch however long it takes; `false` when the process is to stop before that, and
+    /// the entries stay pending for another worker.
+    async fn write(
+        &self,
+        entries: &[Entry],
+        rows: &mut Vec<Row>,
+        dead: &mut Vec<DeadLetter>,
+    ) -> bool {
+        let mut delay = RETRY.0;
+        loop {
+            self.heartbeat.beat();
+            match self.history.write(rows, dead).await {
+                Ok(written) => {
+                    self.dependency.up();
+                    record(entries, written, dead.len());
+                    return true;
+                }
+                Err(WriteError::Refused(error)) if rows.is_empty() => {
+                    // Nothing is left to take out: the tables are not what this build expects.
+                    self.failed(&error, &mut delay).await;
+                }
+                Err(WriteError::Refused(error)) => {
+                    tracing::warn!(%error, rows = rows.len(), "a batch was refused, row by row now");
+                    self.dead_letter_refused(entries, rows, dead).await;
+                }
+                Err(WriteError::Unavailable(error)) => self.failed(&error, &mut delay).await,
+            }
+            if self.shutdown.is_cancelled() {
+                return false;
+            }
+        }
+    }
+
+    async fn failed(&self, error: &sqlx::Error, delay: &mut Duration) {
+        self.dependency.down(error);
+        metrics::counter!("gps_history_errors_total").increment(1);
+        tracing::warn!(%error, "history could not be written, trying again");
+        tokio::select! {
+            () = self.shutdown.cancelled() => {}
+            () = tokio::time::sleep(*delay) => {}
+        }
+        *delay = (*delay * 2).min(RETRY.1);
+    }
+
+    /// Tries each row by itself and turns those that are refused into dead letters, so that one
+    /// bad entry sinks nothing but itself. Rows that work are written here already; writing them
+    /// again with the rest is no second row.
+    async fn dead_letter_refused(
+        &self,
+        entries: &[Entry],
+        rows: &mut Vec<Row>,
+        dead: &mut Vec<DeadLetter>,
+    ) {
+        let mut refused = Vec::new();
+        for row in rows.iter() {
+            if let Err(WriteError::Refused(error)) = self.history.write(&mut vec![*row], &[]).await {
+                refused.push((*row, error.to_string()));
+            }
+        }
+        rows.retain(|row| !refused.iter().any(|(bad, _)| bad == row));
+        for entry in entries {
+            let Item::Row(row) = item(entry, &self.streams) else { continue };
+            if let Some((_, reason)) = refused.iter().find(|(bad, _)| *bad == row) {
+                dead.push(dead_letter(entry, &self.streams, reason.clone()));
+            }
+        }
+    }
+
+    async fn acknowledge(&mut self, entries: &[Entry]) {
+        if let Err(error) = self.acker.ack(entries).await {
+            // They are stored; delivered again, they are duplicates.
+            metrics::counter!("gps_ack_errors_total").increment(1);
+            tracing::warn!(%error, entries = entries.len(), "acknowledging failed");
+        }
+    }
+}
+
+fn record(entries: &[Entry], written: Written, dead: usize) {
+    metrics::counter!("gps_stored_total").increment(written.stored);
+    metrics::counter!("gps_duplicates_total").increment(written.duplicates);
+    metrics::counter!("gps_dead_letters_total").increment(dead as u64);
+    metrics::histogram!("gps_history_batch_rows").record(entries.len() as f64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    let lag = metrics::histogram!("gps_history_lag_seconds");
+    // Entries of one millisecond are neighbours: one figure for all of them.
+    for same in entries.chunk_by(|a, b| a.id.ms == b.id.ms) {
+        lag.record_many((now - same[0].id.ms as f64 / 1_000.0).max(0.0), same.len());
+    }
+}
+
+/// Trims every stream until `shutdown`, and tells what is left.
+async fn trim(mut control: ConnectionManager, streams: Vec<String>, shutdown: CancellationToken) {
+    let mut tick = tokio::time::interval(TRIM_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        let mut trimmed = 0;
+        let mut left = 0;
+        for key in &streams {
+            match stream::trim(&mut control, key).await {
+                Ok(done) => {
+                    trimmed += done.trimmed;
+                    left += done.left;
+                }
+                Err(error) => {
+                    tracing::warn!(%error, stream = key, "trimming failed");
+                    break;
+                }
+            }
+        }
+        metrics::counter!("gps_trimmed_total").increment(trimmed);
+        metrics::gauge!("gps_backlog_entries").set(left as f64);
+    }
+}

@@ -1,0 +1,82 @@
+//! PostgreSQL pools that connect lazily and fail fast.
+
+use std::{str::FromStr as _, time::Duration};
+
+use anyhow::Context as _;
+use secrecy::{ExposeSecret as _, SecretString};
+use sqlx::{
+    ConnectOptions as _, PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+};
+
+/// How long a caller waits for a free or new connection before it is told "unavailable".
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Reads a `postgres://` URL without connecting; the error does not repeat it.
+pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url.expose_secret())
+        .map_err(|_| anyhow::anyhow!("the PostgreSQL URL is not valid"))?;
+    Ok(options
+        .application_name(application)
+        // A statement that takes a second is worth a line; all others are not.
+        .log_statements(log::LevelFilter::Trace)
+        .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1)))
+}
+
+/// A pool of up to `connections_max`, connected when first used.
+pub fn pool(url: &SecretString, application: &str, connections_max: u32) -> anyhow::Result<PgPool> {
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options(url, application)?))
+}
+
+/// Tries `attempt` until it works, for as long as the caller is willing to wait: a store that is
+/// absent at start is not a reason to die.
+pub async fn retry<T, E, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+where
+    F: Future<Output = Result<T, E>>,
+    E: std::fmt::Display,
+{
+    let mut delay = Duration::from_millis(100);
+    loop {
+        match attempt().await {
+            Ok(value) => return value,
+            Err(error) => {
+                tracing::warn!(%error, delay_ms = delay.as_millis() as u64, "{what} failed, trying again");
+                tokio::time::sleep(delay).await;
+                delay = (delay * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
+}
+
+/// Whether this error says that the server could not be reached or is not able to work just now,
+/// as opposed to refusing what it was asked.
+pub fn is_unavailable(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            // 08 connection, 53 resources, 57P operator intervention, 58 system, 25006 read-only,
+            // 40 rollback (deadlock, serialization): all pass.
+            let code = error.code().unwrap_or_default();
+            ["08", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
+                || code == "25006"
+        }
+        sqlx::Error::ColumnDecode { .. }
+        | sqlx::Error::RowNotFound
+        | sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::Encode(_)
+        | sqlx::Error::Decode(_) => false,
+        _ => true,
+    }
+}
+
+/// Whether the error is a violation of this constraint.
+pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
+    matches!(error, sqlx::Error::Database(error) if error.constraint() == Some(constraint))
+}
+
+/// Context for a failed migration, with the database's own words.
+pub async fn migrate(migrator: &sqlx::migrate::Migrator, pool: &PgPool) -> anyhow::Result<()> {
+    migrator.run(pool).await.context("the database cannot be migrated")
+}
