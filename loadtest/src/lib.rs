@@ -1,1 +1,19 @@
-//! loadtest
+//! Load that comes when it is due, real traces played back now, and checks of what was promised.
+//!
+//! A run is a [`plan`] whose every event is known by its number; [`send`] sends it, [`sockets`]
+//! watch it arrive at customers, [`probe`] at the history, [`cpu`] at the machine's expense;
+//! [`check`] compares the stores with the plan, and [`report`] says what was found.
+
+pub mod check;
+pub mod client;
+pub mod cpu;
+pub mod fix;
+pub mod pace;
+pub mod plan;
+pub mod probe;
+pub mod progress;
+pub mod report;
+pub mod scenario;
+pub mod send;
+pub mod sockets;
+pub mod trace;

@@ -1,2 +1,41 @@
-//! Entry point.
-fn main() {}
+//! `loadtest`: exit code 0 when every check and threshold held, 1 when one failed or the run could
+//! not be made, 2 for a call that cannot work.
+
+use std::{io::Write as _, process::ExitCode};
+
+use clap::Parser;
+use loadtest::scenario::{BadUsage, gps, replay};
+
+/// Open-model load on Swift Eats, with checks that nothing was lost
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    scenario: Scenario,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Scenario {
+    /// An even stream of fixes from many drivers
+    Gps(Box<gps::Args>),
+    /// A recorded day, played back now
+    Replay(Box<replay::Args>),
+}
+
+#[tokio::main(worker_threads = 2)]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let stop = platform::run::shutdown_on_signal();
+    let result = match &cli.scenario {
+        Scenario::Gps(args) => gps::start(args, stop).await,
+        Scenario::Replay(args) => replay::start(args, stop).await,
+    };
+    let (text, code) = match result {
+        Ok(summary) => (summary.to_text(), u8::from(!summary.passed)),
+        Err(error) if error.is::<BadUsage>() => (format!("loadtest: {error:#}\n"), 2),
+        Err(error) => (format!("loadtest: {error:#}\n"), 1),
+    };
+    // Whoever closed the pipe still gets the exit code.
+    let _closed = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::from(code)
+}

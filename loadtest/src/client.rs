@@ -1,0 +1,274 @@
+//! A small HTTP/1.1 client: one keep-alive connection, one request at a time, no allocation per
+//! request.
+//!
+//! The generator shares its machine with what it measures, so its own cost matters: a comparison
+//! with hyper's client is in `tests/client_cost.rs`. Only what our servers answer is understood:
+//! a status line, headers and a body with a content length.
+
+use std::{fmt::Write as _, io, time::Duration};
+
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// A request without an answer for this long has an unknown outcome.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// More than any answer to a fix or a page of a route.
+const RESPONSE_MAX: usize = 16 << 20;
+const HEADERS_MAX: usize = 32;
+
+/// Where requests go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// `host:port`, as in the Host header.
+    pub authority: String,
+    /// What stands before `/api/v1`, without a trailing slash; usually empty.
+    pub prefix: String,
+}
+
+/// An address that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadUrl(String);
+
+impl std::fmt::Display for BadUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?} is not an http:// address", self.0)
+    }
+}
+
+impl std::error::Error for BadUrl {}
+
+impl Target {
+    /// Reads `http://host[:port][/prefix]`. TLS is left to whatever stands before the service.
+    pub fn parse(url: &str) -> Result<Self, BadUrl> {
+        let bad = || BadUrl(url.to_owned());
+        let uri: http::Uri = url.parse().map_err(|_| bad())?;
+        let (Some("http"), Some(host)) = (uri.scheme_str(), uri.host()) else { return Err(bad()) };
+        Ok(Self {
+            authority: format!("{host}:{}", uri.port_u16().unwrap_or(80)),
+            prefix: uri.path().trim_end_matches('/').to_owned(),
+        })
+    }
+
+    /// The start of every request of one kind and caller, up to the content length's value.
+    pub fn head(&self, method: &str, path: &str, token: &str) -> Box<[u8]> {
+        let mut head = String::new();
+        let _infallible = write!(
+            head,
+            "{method} {}/api/v1{path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {token}\r\n\
+             content-type: application/json\r\ncontent-length: ",
+            self.prefix, self.authority
+        );
+        head.into_bytes().into()
+    }
+
+    /// Opens a TCP connection with TCP_NODELAY.
+    pub async fn connect(&self) -> io::Result<TcpStream> {
+        let stream = timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority)).await??;
+        stream.set_nodelay(true)?;
+        Ok(stream)
+    }
+}
+
+/// Completes a head from [`Target::head`] with its body, appending to `out`.
+pub fn complete(out: &mut Vec<u8>, head: &[u8], body: &[u8]) {
+    use std::io::Write as _;
+    out.extend_from_slice(head);
+    let _infallible = write!(out, "{}\r\n\r\n", body.len());
+    out.extend_from_slice(body);
+}
+
+/// What came back, apart from the body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reply {
+    /// The HTTP status.
+    pub status: u16,
+    /// Seconds of a Retry-After header.
+    pub retry_after: Option<Duration>,
+    /// The server closes the connection after this answer.
+    pub close: bool,
+}
+
+/// A keep-alive connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: TcpStream,
+    received: Vec<u8>,
+    body: std::ops::Range<usize>,
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(target: &Target) -> io::Result<Self> {
+        Ok(Self { stream: target.connect().await?, received: Vec::with_capacity(4096), body: 0..0 })
+    }
+
+    /// Sends one request and reads its answer, within ten seconds. After an error the connection
+    /// must not be used again, and whether the server acted is unknown.
+    pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Reply> {
+        timeout(RESPONSE_TIMEOUT, async {
+            self.stream.write_all(request).await?;
+            self.read().await
+        })
+        .await?
+    }
+
+    /// The body of the last answer.
+    pub fn body(&self) -> &[u8] {
+        &self.received[self.body.clone()]
+    }
+
+    async fn read(&mut self) -> io::Result<Reply> {
+        self.received.clear();
+        loop {
+            if self.stream.read_buf(&mut self.received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let Some((reply, head, body)) = parse(&self.received)? else { continue };
+            while self.received.len() < head + body {
+                if self.stream.read_buf(&mut self.received).await? == 0 {
+                    return Err(io::ErrorKind::UnexpectedEof.into());
+                }
+            }
+            self.body = head..head + body;
+            return Ok(reply);
+        }
+    }
+}
+
+/// The reply, the head's length and the body's length, once the head is complete.
+fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize, usize)>> {
+    let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut headers);
+    let head = match response.parse(bytes).map_err(|_| invalid("not an HTTP/1.1 answer"))? {
+        httparse::Status::Complete(head) => head,
+        httparse::Status::Partial => return Ok(None),
+    };
+    let status = response.code.unwrap_or_default();
+    let mut reply = Reply { status, retry_after: None, close: response.version == Some(0) };
+    let mut length = None;
+    for header in response.headers.iter() {
+        let text = std::str::from_utf8(header.value).unwrap_or_default();
+        if header.name.eq_ignore_ascii_case("content-length") {
+            length = text.parse::<usize>().ok();
+        } else if header.name.eq_ignore_ascii_case("retry-after") {
+            reply.retry_after = text.parse().ok().map(Duration::from_secs);
+        } else if header.name.eq_ignore_ascii_case("connection") {
+            reply.close |= text.eq_ignore_ascii_case("close");
+        }
+    }
+    let length = match (length, status) {
+        (_, 204 | 304) => 0,
+        (Some(length), _) => length,
+        (None, _) => return Err(invalid("an answer without a content length")),
+    };
+    if length > RESPONSE_MAX {
+        return Err(invalid("an answer beyond the limit"));
+    }
+    Ok(Some((reply, head, length)))
+}
+
+/// An ordinary caller of the API for what surrounds a run: set-up, and reading back.
+#[derive(Debug)]
+pub struct Caller {
+    target: Target,
+    connection: Option<Connection>,
+}
+
+impl Caller {
+    /// Connects when first used.
+    pub fn new(target: Target) -> Self {
+        Self { target, connection: None }
+    }
+
+    /// One request; connects again where that is needed. An idle connection that the server has
+    /// closed meanwhile is replaced once, so only requests that may be repeated belong here.
+    pub async fn call(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &[u8],
+    ) -> io::Result<(u16, &[u8])> {
+        let mut request = Vec::new();
+        complete(&mut request, &self.target.head(method, path, token), body);
+        let kept = match self.connection.take() {
+            Some(mut kept) => kept.exchange(&request).await.ok().map(|reply| (kept, reply)),
+            None => None,
+        };
+        let (connection, reply) = match kept {
+            Some(done) => done,
+            None => {
+                let mut fresh = Connection::open(&self.target).await?;
+                let reply = fresh.exchange(&request).await?;
+                (fresh, reply)
+            }
+        };
+        let connection = self.connection.insert(connection);
+        Ok((reply.status, connection.body()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_read_or_refused() {
+        let target = Target::parse("http://127.0.0.1:8002/").unwrap();
+        assert_eq!(target, Target { authority: "127.0.0.1:8002".into(), prefix: String::new() });
+        assert_eq!(Target::parse("http://gps.test/a/").unwrap().prefix, "/a");
+        assert_eq!(Target::parse("http://gps.test").unwrap().authority, "gps.test:80");
+        assert!(Target::parse("https://gps.test").is_err());
+        assert!(Target::parse("gps.test:80").is_err());
+    }
+
+    #[test]
+    fn an_answer_is_complete_at_any_cut() {
+        let whole = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n\
+                      Content-Length: 4\r\n\r\nbusy";
+        let head = whole.len() - 4;
+        for cut in 0..head {
+            assert!(matches!(parse(&whole[..cut]), Ok(None)), "cut at {cut}");
+        }
+        let reply = Reply { status: 503, retry_after: Some(Duration::from_secs(2)), close: true };
+        assert_eq!(parse(whole).unwrap(), Some((reply, head, 4)));
+    }
+
+    #[test]
+    fn what_is_not_understood_is_an_error() {
+        assert!(parse(b"SSH-2.0\r\n\r\n").is_err());
+        assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
+        assert!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").is_err());
+    }
+
+    #[tokio::test]
+    async fn a_closed_keep_alive_connection_is_replaced() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move {
+            let mut requests = Vec::new();
+            for _ in 0..2 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 4096];
+                let n = stream.read(&mut request).await.unwrap();
+                requests.push(String::from_utf8_lossy(&request[..n]).into_owned());
+                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
+                stream.write_all(b"ok").await.unwrap();
+            }
+            requests
+        });
+        let mut caller = Caller::new(Target::parse(&url).unwrap());
+        for _ in 0..2 {
+            let answer = caller.call("PUT", "/x", "t", b"{}").await.unwrap();
+            assert_eq!(answer, (200, b"ok".as_slice()));
+        }
+        let requests = server.await.unwrap();
+        assert!(requests[1].starts_with("PUT /api/v1/x HTTP/1.1\r\n"), "{requests:?}");
+        assert!(requests[1].ends_with("content-length: 2\r\n\r\n{}"), "{requests:?}");
+    }
+}

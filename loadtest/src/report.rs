@@ -1,0 +1,483 @@
+//! The summary of a run: its stable JSON form, thresholds, and a version for people.
+
+use std::{collections::BTreeMap, fmt::Write as _, str::FromStr};
+
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::check::{Backlog, Findings};
+
+/// What a run showed. `null` means that it was not measured.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Summary {
+    /// `gps` or `replay`.
+    pub scenario: &'static str,
+    /// Events per second that were to be sent.
+    pub requested_rate: f64,
+    /// Events per second that were acknowledged.
+    pub achieved_rate: f64,
+    /// Acknowledged events, repeats of the same content included.
+    pub accepted: u64,
+    /// Events of the run found in the history, each counted once.
+    pub stored: Option<u64>,
+    /// Acknowledged events in neither the history nor the dead letters.
+    pub lost: Option<u64>,
+    /// Copies beyond the first of an event.
+    pub duplicated: Option<u64>,
+    /// Due time to acknowledgement, waiting in the generator and repetitions included.
+    pub accept_ms: Option<Percentiles>,
+    /// Acknowledgement to visible in the history.
+    pub history_lag_ms: Option<Percentiles>,
+    /// The device's time of the fix to its receipt by a watcher.
+    pub push_ms: Option<Percentiles>,
+    /// CPU time per acknowledged event.
+    pub cpu_us_per_event: Option<CpuPerEvent>,
+    /// CPU time of the generator per acknowledged event, watchers included.
+    pub generator_cpu_us_per_event: Option<f64>,
+    /// The part of `accept_ms` before the first attempt was written.
+    pub wait_ms: Option<Percentiles>,
+    /// Events whose due time came.
+    pub issued: u64,
+    /// Refused for good, by status or reason.
+    pub rejected: BTreeMap<String, u64>,
+    /// Refused for now or broken off, by status or kind, and repeated.
+    pub repeated: BTreeMap<String, u64>,
+    /// Given up because the generator had too many waiting.
+    pub dropped: u64,
+    /// Sent and never acknowledged within the grace.
+    pub unsure: u64,
+    /// Connections, or driver sockets, opened.
+    pub connections: u64,
+    /// Seconds from the last acknowledgement until nothing of the queue waited or was pending.
+    pub drain_s: Option<f64>,
+    /// The queue at the end of that.
+    pub backlog: Option<Backlog>,
+    /// What the check of I1 and I3 found.
+    pub check: Option<Findings>,
+    /// The watchers.
+    pub watchers: Option<WatcherReport>,
+    /// Routes read back through the API.
+    pub routes: Option<RouteReport>,
+    /// Seconds of warm-up that no figure counts.
+    pub warm_up_s: f64,
+    /// Seconds that the figures are taken over.
+    pub measured_s: f64,
+    /// Every threshold and whether it held.
+    pub thresholds: Vec<ThresholdResult>,
+    /// Whether every check and threshold held.
+    pub passed: bool,
+}
+
+/// Percentiles in milliseconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Percentiles {
+    /// Median.
+    pub p50: f64,
+    /// 95 % are at most this.
+    pub p95: f64,
+    /// 99 % are at most this.
+    pub p99: f64,
+    /// The largest.
+    pub max: f64,
+    /// How many values.
+    pub count: u64,
+}
+
+impl Percentiles {
+    /// Of values in µs; `None` without values.
+    pub fn of_us(histogram: &Histogram<u64>) -> Option<Self> {
+        let ms = |us: u64| us as f64 / 1_000.0;
+        let at = |quantile| ms(histogram.value_at_quantile(quantile));
+        (!histogram.is_empty()).then(|| Self {
+            p50: at(0.5),
+            p95: at(0.95),
+            p99: at(0.99),
+            max: ms(histogram.max()),
+            count: histogram.len(),
+        })
+    }
+}
+
+/// Microseconds of CPU per acknowledged event.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct CpuPerEvent {
+    /// All three.
+    pub total: f64,
+    /// Our services.
+    pub service: f64,
+    /// Every Redis.
+    pub redis: f64,
+    /// PostgreSQL with its processes, without the generator's probe.
+    pub postgres: f64,
+}
+
+/// What the watchers saw.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct WatcherReport {
+    /// Sockets.
+    pub sockets: usize,
+    /// Of these, sockets that never read.
+    pub slow: usize,
+    /// Location updates received.
+    pub updates: u64,
+    /// Sockets opened again.
+    pub reopened: u64,
+    /// Watchers whose last update is not their driver's newest event; `null` without a check.
+    pub behind: Option<usize>,
+}
+
+/// Routes read back and compared with what was sent.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct RouteReport {
+    /// Drivers whose route was read.
+    pub routes: u64,
+    /// Points that were compared.
+    pub points: u64,
+    /// Routes that differ.
+    pub different: u64,
+    /// The first few differences in words.
+    pub examples: Vec<String>,
+}
+
+/// A bound on one figure, such as `accept_p99_ms<20`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Threshold {
+    name: String,
+    comparison: Comparison,
+    bound: f64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Comparison {
+    Less,
+    AtMost,
+    Greater,
+    AtLeast,
+    Equal,
+}
+
+/// Whether a threshold held.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ThresholdResult {
+    /// As it was given.
+    pub threshold: String,
+    /// The figure; `null` when it was not measured, which fails the threshold.
+    pub value: Option<f64>,
+    /// Whether it held.
+    pub passed: bool,
+}
+
+/// Longer signs first: `<=` starts with `<`.
+const SIGNS: [(&str, Comparison); 6] = [
+    ("<=", Comparison::AtMost),
+    (">=", Comparison::AtLeast),
+    ("==", Comparison::Equal),
+    ("<", Comparison::Less),
+    (">", Comparison::Greater),
+    ("=", Comparison::Equal),
+];
+
+impl FromStr for Threshold {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let at = text
+            .find(['<', '>', '='])
+            .ok_or_else(|| format!("{text:?} is not a threshold such as accept_p99_ms<20"))?;
+        let (name, rest) = (text[..at].trim(), &text[at..]);
+        let (comparison, bound) = SIGNS
+            .iter()
+            .find_map(|(sign, comparison)| Some((*comparison, rest.strip_prefix(sign)?)))
+            .ok_or_else(|| format!("{text:?} has no comparison"))?;
+        let bound = bound.trim().parse().map_err(|_| format!("{text:?} has no number"))?;
+        let known = figures(&Summary::full());
+        if !known.contains_key(name) {
+            let known: Vec<_> = known.into_keys().collect();
+            return Err(format!("no figure is called {name:?}; there are {}", known.join(", ")));
+        }
+        Ok(Self { name: name.to_owned(), comparison, bound })
+    }
+}
+
+impl std::fmt::Display for Threshold {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let sign = SIGNS.iter().find(|(_, comparison)| *comparison == self.comparison);
+        write!(f, "{}{}{}", self.name, sign.map_or("", |(sign, _)| sign), self.bound)
+    }
+}
+
+impl Threshold {
+    fn judge(&self, value: Option<f64>) -> ThresholdResult {
+        let passed = value.is_some_and(|value| match self.comparison {
+            Comparison::Less => value < self.bound,
+            Comparison::AtMost => value <= self.bound,
+            Comparison::Greater => value > self.bound,
+            Comparison::AtLeast => value >= self.bound,
+            Comparison::Equal => value == self.bound,
+        });
+        ThresholdResult { threshold: self.to_string(), value, passed }
+    }
+}
+
+/// Every number of the summary by its flat name: `accept_ms.p99` is `accept_p99_ms`, other
+/// nesting is joined by `_`.
+fn figures(summary: &Summary) -> BTreeMap<String, Option<f64>> {
+    let mut figures = BTreeMap::new();
+    // A summary is plain data, which serialises.
+    if let Ok(Value::Object(object)) = serde_json::to_value(summary) {
+        flatten(&object, "", &mut figures);
+    }
+    figures
+}
+
+fn flatten(object: &Map<String, Value>, prefix: &str, figures: &mut BTreeMap<String, Option<f64>>) {
+    for (key, value) in object {
+        let name = match (prefix, prefix.strip_suffix("_ms")) {
+            ("", _) => key.clone(),
+            (_, Some(stem)) => format!("{stem}_{key}_ms"),
+            (prefix, None) => format!("{prefix}_{key}"),
+        };
+        match value {
+            Value::Object(inner) => flatten(inner, &name, figures),
+            Value::Number(number) => drop(figures.insert(name, number.as_f64())),
+            Value::Null => drop(figures.insert(name, None)),
+            _ => {}
+        }
+    }
+}
+
+impl Summary {
+    /// One with every part, to know the names of all figures.
+    fn full() -> Self {
+        Self {
+            stored: Some(0),
+            lost: Some(0),
+            duplicated: Some(0),
+            accept_ms: Some(Percentiles::default()),
+            history_lag_ms: Some(Percentiles::default()),
+            push_ms: Some(Percentiles::default()),
+            wait_ms: Some(Percentiles::default()),
+            cpu_us_per_event: Some(CpuPerEvent::default()),
+            backlog: Some(Backlog::default()),
+            check: Some(Findings::default()),
+            watchers: Some(WatcherReport { behind: Some(0), ..Default::default() }),
+            routes: Some(RouteReport::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Applies the thresholds and the checks, and settles whether the run passed.
+    pub fn judge(&mut self, thresholds: &[Threshold]) {
+        let figures = figures(self);
+        self.thresholds = thresholds
+            .iter()
+            .map(|threshold| threshold.judge(figures.get(&threshold.name).copied().flatten()))
+            .collect();
+        self.passed = self.failures().is_empty();
+    }
+
+    /// What failed, in words.
+    pub fn failures(&self) -> Vec<String> {
+        let mut failures = Vec::new();
+        if let Some(backlog) = self.backlog.filter(|backlog| !backlog.is_empty()) {
+            failures.push(format!("the queue did not drain: {backlog:?}"));
+        }
+        if let Some(check) = self.check.as_ref().filter(|check| !check.is_good()) {
+            failures.push(format!("the check failed: {}", check.examples.join("; ")));
+        }
+        if let Some(routes) = self.routes.as_ref().filter(|routes| routes.different > 0) {
+            let (different, examples) = (routes.different, routes.examples.join("; "));
+            failures.push(format!("{different} routes differ: {examples}"));
+        }
+        if let Some(behind) = self.watchers.and_then(|watchers| watchers.behind).filter(|n| *n > 0)
+        {
+            failures.push(format!("{behind} watchers did not get their driver's newest position"));
+        }
+        let lapsed = self.thresholds.iter().filter(|threshold| !threshold.passed);
+        failures.extend(lapsed.map(|threshold| match threshold.value {
+            Some(value) => format!("{} is {value}", threshold.threshold),
+            None => format!("{} was not measured", threshold.threshold),
+        }));
+        failures
+    }
+
+    /// The summary for people.
+    pub fn to_text(&self) -> String {
+        let mut text = String::new();
+        let mut line = |name: &str, value: String| {
+            let _infallible = writeln!(text, "  {name:<22}{value}");
+        };
+        let counts = |counts: &BTreeMap<String, u64>| {
+            let counts: Vec<_> = counts.iter().map(|(why, n)| format!("{why}: {n}")).collect();
+            counts.join(", ")
+        };
+        line("scenario", self.scenario.to_owned());
+        line(
+            "rate",
+            format!(
+                "{:.0} events/s of {:.0} requested, over {:.1} s",
+                self.achieved_rate, self.requested_rate, self.measured_s
+            ),
+        );
+        line("accepted", format!("{} of {} issued", self.accepted, self.issued));
+        if !self.rejected.is_empty() {
+            line("refused for good", counts(&self.rejected));
+        }
+        if !self.repeated.is_empty() {
+            line("repeated", counts(&self.repeated));
+        }
+        if self.unsure + self.dropped > 0 {
+            line("never acknowledged", format!("{}, dropped {}", self.unsure, self.dropped));
+        }
+        for (name, value) in [
+            ("accept", self.accept_ms),
+            ("  of it waiting", self.wait_ms),
+            ("history lag", self.history_lag_ms),
+            ("device to socket", self.push_ms),
+        ] {
+            if let Some(p) = value {
+                line(
+                    name,
+                    format!(
+                        "p50 {:.2} ms, p95 {:.2}, p99 {:.2}, max {:.2} ({} values)",
+                        p.p50, p.p95, p.p99, p.max, p.count
+                    ),
+                );
+            }
+        }
+        if let Some(watchers) = &self.watchers {
+            line(
+                "watchers",
+                format!(
+                    "{} sockets, {} slow, {} updates, {} reopened, behind: {}",
+                    watchers.sockets,
+                    watchers.slow,
+                    watchers.updates,
+                    watchers.reopened,
+                    watchers.behind.map_or("not checked".into(), |n| n.to_string())
+                ),
+            );
+        }
+        match &self.cpu_us_per_event {
+            Some(cpu) => line(
+                "CPU per event",
+                format!(
+                    "{:.1} µs: service {:.1}, Redis {:.1}, PostgreSQL {:.1}",
+                    cpu.total, cpu.service, cpu.redis, cpu.postgres
+                ),
+            ),
+            None => line("CPU per event", "not measured".into()),
+        }
+        if let Some(own) = self.generator_cpu_us_per_event {
+            line("  the generator's", format!("{own:.1} µs"));
+        }
+        if let Some(drain_s) = self.drain_s {
+            line("queue empty after", format!("{drain_s:.2} s"));
+        }
+        match &self.check {
+            Some(check) => line(
+                "check",
+                format!(
+                    "{} stored of {} distinct ({} repeats), {} lost, {} twice, {} foreign, {} altered, \
+                     {} dead letters, {} wrong current positions",
+                    check.stored,
+                    check.distinct,
+                    check.repeats,
+                    check.lost,
+                    check.duplicated,
+                    check.foreign,
+                    check.altered,
+                    check.dead_lettered,
+                    check.current_wrong
+                ),
+            ),
+            None => line("check", "NOT CHECKED".into()),
+        }
+        if let Some(routes) = &self.routes {
+            line(
+                "routes",
+                format!(
+                    "{} read back, {} points, {} different",
+                    routes.routes, routes.points, routes.different
+                ),
+            );
+        }
+        for failure in self.failures() {
+            line("FAILED", failure);
+        }
+        line("result", if self.passed { "passed".into() } else { "FAILED".into() });
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Summary {
+        Summary {
+            accept_ms: Some(Percentiles { p99: 12.5, ..Default::default() }),
+            ..Summary::full()
+        }
+    }
+
+    #[test]
+    fn a_threshold_is_read_applied_and_shown() {
+        for (text, passes) in [
+            ("accept_p99_ms<20", true),
+            ("accept_p99_ms<=12.5", true),
+            ("accept_p99_ms < 12.5", false),
+            ("lost==0", true),
+            ("lost=0", true),
+            ("achieved_rate>=1", false),
+            ("cpu_us_per_event_total<45", true),
+            ("history_lag_p99_ms>0", false),
+        ] {
+            let mut summary = good();
+            summary.judge(&[text.parse().unwrap()]);
+            assert_eq!(summary.passed, passes, "{text}: {:?}", summary.thresholds);
+        }
+    }
+
+    #[test]
+    fn what_was_not_measured_fails_its_threshold() {
+        let mut summary = Summary { push_ms: None, ..good() };
+        summary.judge(&["push_p99_ms<50".parse().unwrap()]);
+        assert!(!summary.passed);
+        assert!(summary.to_text().contains("push_p99_ms<50 was not measured"));
+    }
+
+    #[test]
+    fn unknown_figures_and_broken_thresholds_are_refused() {
+        for bad in ["accept_p98_ms<20", "accept_p99_ms", "accept_p99_ms<x", "<20", ""] {
+            assert!(bad.parse::<Threshold>().is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_failed_check_fails_the_run() {
+        for failed in [
+            Summary { check: Some(Findings { lost: 1, ..Default::default() }), ..good() },
+            Summary { backlog: Some(Backlog { waiting: 1, pending: 0 }), ..good() },
+            Summary { routes: Some(RouteReport { different: 1, ..Default::default() }), ..good() },
+        ] {
+            let mut failed = failed;
+            failed.judge(&[]);
+            assert!(!failed.passed);
+        }
+        let mut summary = good();
+        summary.judge(&[]);
+        assert!(summary.passed);
+    }
+
+    #[test]
+    fn percentiles_are_milliseconds() {
+        let mut histogram = crate::send::histogram();
+        assert_eq!(Percentiles::of_us(&histogram), None);
+        (1..=1_000).for_each(|ms| histogram.saturating_record(ms * 1_000));
+        let p = Percentiles::of_us(&histogram).unwrap();
+        assert!((p.p50 - 500.0).abs() < 1.0 && (p.p99 - 990.0).abs() < 1.0, "{p:?}");
+        assert!((p.max - 1_000.0).abs() < 1.0 && p.count == 1_000, "{p:?}");
+    }
+}

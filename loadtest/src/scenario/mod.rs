@@ -1,0 +1,421 @@
+//! What every scenario does around its plan: set-up, measuring, and the check afterwards.
+
+pub mod gps;
+pub mod replay;
+mod routes;
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use platform::auth::{Role, Signer};
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    check::{Ledger, Scope, Stores, Verdict, verify},
+    client::Target,
+    cpu::{self, Processes, Usage},
+    pace::{Clock, parse_duration, parse_share},
+    plan::{Drivers, Plan},
+    probe,
+    progress::Progress,
+    report::{CpuPerEvent, Percentiles, Summary, Threshold, WatcherReport},
+    send::{self, Fate, Live, Outcome, Settings, Transport},
+    sockets::{self, Watchers},
+};
+
+/// How long the queue may take to drain after the last event.
+const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long watchers get to see their driver's newest position once all is quiet (I11).
+const WATCHERS_WITHIN: Duration = Duration::from_secs(10);
+const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// What the caller of the program got wrong; everything else is a failed run.
+#[derive(Debug)]
+pub struct BadUsage(pub String);
+
+impl std::fmt::Display for BadUsage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for BadUsage {}
+
+/// How fixes travel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Carrier {
+    /// Requests over keep-alive connections
+    Http,
+    /// One WebSocket per driver
+    Ws,
+}
+
+/// How a fix is written into a WebSocket frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Frames {
+    /// A text frame with the JSON of a single request
+    Json,
+    /// A binary frame with the wire form of a position
+    Binary,
+}
+
+/// Settings of every scenario.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// Base address of the service, such as <http://127.0.0.1:8002>
+    #[arg(long, env = "LOGISTICS_URL", value_parser = |url: &str| Target::parse(url).map_err(|e| e.to_string()))]
+    url: Target,
+    /// Send fleet batches of this many fixes, 1 to 500, instead of one request per fix
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=500), conflicts_with = "transport")]
+    batch: Option<u32>,
+    /// How fixes travel
+    #[arg(long, value_enum, default_value = "http")]
+    transport: Carrier,
+    /// What the frames of --transport ws hold
+    #[arg(long, value_enum, default_value = "json")]
+    frames: Frames,
+    /// Most HTTP connections; fixes wait while all are busy, and the wait counts
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Customers that watch one driver each
+    #[arg(long, default_value_t = 0)]
+    watchers: u32,
+    /// The share of watchers that subscribe and never read
+    #[arg(long, default_value = "0%", value_parser = parse_share)]
+    slow_watchers: f64,
+    /// Send for this long before measuring; the check covers these events too
+    #[arg(long, default_value = "0s", value_parser = parse_duration)]
+    warm_up: Duration,
+    /// How long after the end refused fixes are still repeated
+    #[arg(long, default_value = "30s", value_parser = parse_duration)]
+    grace: Duration,
+    /// The lowest driver id
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=i64::MAX / 2))]
+    first_driver: i64,
+    /// How many shards the system has
+    #[arg(long, default_value_t = contracts::streams::SHARDS_DEFAULT, env = "GPS_SHARDS")]
+    shards: u16,
+    /// Write the summary as JSON to this file
+    #[arg(long)]
+    summary: Option<PathBuf>,
+    /// Fail unless this holds, such as accept_p99_ms<20; may be repeated
+    #[arg(long = "threshold")]
+    thresholds: Vec<Threshold>,
+    /// Measure only what clients see: no check, no history lag; for a service whose stores are out
+    /// of reach
+    #[arg(long)]
+    no_check: bool,
+    /// Private key that the service trusts, PEM
+    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
+    signing_key_file: PathBuf,
+    /// `iss` of the tokens
+    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
+    issuer: String,
+    /// `aud` of the tokens
+    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
+    audience: String,
+    /// The logistics database, to check what is stored
+    #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
+    database_url: Option<SecretString>,
+    /// The Redis that holds the queue
+    #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
+    queue_url: Option<SecretString>,
+    /// The Redis that holds current positions
+    #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
+    live_url: Option<SecretString>,
+    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
+    #[arg(long, env = "DEVSTACK_PROCESSES")]
+    processes: Option<String>,
+}
+
+/// A finished run, with what a scenario needs for checks of its own.
+pub(crate) struct Finished {
+    pub(crate) summary: Summary,
+    pub(crate) outcome: Outcome,
+    pub(crate) signer: Arc<Signer>,
+}
+
+impl Common {
+    fn drivers(&self, count: u32) -> Result<Drivers, BadUsage> {
+        if count == 0 || self.watchers > count {
+            return Err(BadUsage(
+                "there must be a driver, and at most one watcher for each".into(),
+            ));
+        }
+        Ok(Drivers { first: self.first_driver, count })
+    }
+
+    fn stores(&self) -> anyhow::Result<Option<Stores>> {
+        if self.no_check {
+            return Ok(None);
+        }
+        let (Some(database), Some(queue), Some(live)) =
+            (&self.database_url, &self.queue_url, &self.live_url)
+        else {
+            let missing = "the check needs LOGISTICS_DATABASE_URL, REDIS_QUEUE_URL and \
+                           REDIS_LIVE_URL; --no-check does without";
+            return Err(BadUsage(missing.into()).into());
+        };
+        Stores::new(database, queue, live, self.shards).map(Some)
+    }
+
+    fn transport(&self, signer: &Signer, drivers: Drivers) -> Transport {
+        let tokens = || -> Arc<[String]> {
+            let token =
+                |index| signer.access(Role::Driver, drivers.id(index).get(), &[], TOKEN_TTL);
+            (0..drivers.count).map(token).collect()
+        };
+        let connections = usize::from(self.connections);
+        match (self.batch, self.transport) {
+            (Some(size), _) => Transport::Batch {
+                token: signer.access(Role::Service, 1, &[], TOKEN_TTL),
+                size,
+                connections,
+            },
+            (None, Carrier::Http) => Transport::Single { tokens: tokens(), connections },
+            (None, Carrier::Ws) => {
+                Transport::Stream { tokens: tokens(), binary: self.frames == Frames::Binary }
+            }
+        }
+    }
+
+    /// Judges the thresholds and writes the summary.
+    fn conclude(&self, mut summary: Summary) -> anyhow::Result<Summary> {
+        summary.judge(&self.thresholds);
+        if let Some(path) = &self.summary {
+            let json = serde_json::to_string_pretty(&summary)?;
+            std::fs::write(path, json + "\n")
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(summary)
+    }
+}
+
+/// Sends the plan, waits until things are quiet, and checks.
+pub(crate) async fn run(
+    common: &Common,
+    scenario: &'static str,
+    requested_rate: f64,
+    plan: Arc<dyn Plan>,
+    stop: CancellationToken,
+) -> anyhow::Result<Finished> {
+    let drivers = plan.drivers();
+    let signer =
+        Arc::new(Signer::load(&common.signing_key_file, &common.issuer, &common.audience)?);
+    let processes = match &common.processes {
+        Some(text) => Some(
+            Processes::parse(text)
+                .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))?,
+        ),
+        None => None,
+    };
+    let stores = common.stores()?;
+    let (probe, sampler) = match (&stores, &common.database_url) {
+        (Some(_), Some(url)) => {
+            let options = platform::postgres::options(url, "loadtest probe")?;
+            let (probe, sampler) =
+                probe::start(options).await.context("the history cannot be reached")?;
+            (Some(probe), sampler)
+        }
+        _ => (None, probe::off()),
+    };
+    let watchers = match common.watchers {
+        0 => None,
+        count => {
+            let (target, signer) = (&common.url, Arc::clone(&signer));
+            Some(sockets::open(target, signer, drivers, count, common.slow_watchers).await?)
+        }
+    };
+    let settings = Settings {
+        target: common.url.clone(),
+        transport: common.transport(&signer, drivers),
+        grace: common.grace,
+        warm_up: common.warm_up,
+    };
+
+    let meter = Meter { processes, probe_pid: probe.as_ref().map(probe::Probe::pid) };
+    let (enough, drained) = (CancellationToken::new(), CancellationToken::new());
+    let probe = probe.map(|probe| tokio::spawn(probe.run(enough.clone(), drained.clone())));
+    let live = Arc::new(Live::default());
+    let (started, clock) = tokio::sync::oneshot::channel();
+    let sending = tokio::spawn(send::run(
+        Arc::clone(&plan),
+        settings,
+        Arc::clone(&live),
+        sampler,
+        started,
+        stop,
+    ));
+    // Without a clock the sender has failed, and says why below.
+    let mut before = Reading::default();
+    let progress = match clock.await {
+        Ok(clock) => {
+            let progress = Progress::start(plan.total(), Arc::clone(&live));
+            let warm = common.warm_up.as_micros() as u64;
+            if let Some(watchers) = &watchers {
+                watchers.measure_from(clock.wall_us(warm));
+            }
+            let left = Duration::from_micros(warm.saturating_sub(clock.now_us()));
+            tokio::time::sleep(left).await;
+            before = meter.read();
+            Some(progress)
+        }
+        Err(_) => None,
+    };
+    let outcome = sending.await.context("the sending task failed")??;
+    let sent = Instant::now();
+    if let Some(progress) = progress {
+        progress.finish();
+    }
+    enough.cancel();
+    let backlog = match &stores {
+        Some(stores) => Some(stores.drained(DRAIN_DEADLINE).await?),
+        None => None,
+    };
+    let drain = sent.elapsed();
+    let used = meter.read();
+    drained.cancel();
+    let lag = match probe {
+        Some(probe) => Some(probe.await.context("the probe failed")?),
+        None => None,
+    };
+
+    let verdict = match &stores {
+        Some(stores) => {
+            let (ledger, scope) = ledger(&*plan, &outcome);
+            Some(verify(stores, ledger, scope).await?)
+        }
+        None => None,
+    };
+    let (watcher_report, pushes) = match watchers {
+        Some(watchers) => {
+            let (report, pushes) = conclude_watchers(watchers, verdict.as_ref(), drivers).await;
+            (Some(report), Some(pushes))
+        }
+        None => (None, None),
+    };
+
+    let measured = live.measured.load(Ordering::Relaxed);
+    let per_event = |us: u64| us as f64 / measured.max(1) as f64;
+    let findings = verdict.map(|verdict| verdict.findings);
+    let summary = Summary {
+        scenario,
+        requested_rate,
+        achieved_rate: measured as f64 / outcome.measured_for.as_secs_f64().max(1e-6),
+        accepted: live.accepted.load(Ordering::Relaxed),
+        stored: findings.as_ref().map(|findings| findings.stored),
+        lost: findings.as_ref().map(|findings| findings.lost),
+        duplicated: findings.as_ref().map(|findings| findings.duplicated),
+        accept_ms: Percentiles::of_us(&outcome.accept_us),
+        wait_ms: Percentiles::of_us(&outcome.wait_us),
+        history_lag_ms: lag.and_then(|lag| Percentiles::of_us(&lag.lag_us)),
+        push_ms: pushes.and_then(|pushes| Percentiles::of_us(&pushes.push_us)),
+        cpu_us_per_event: used.since(&before).map(|used| CpuPerEvent {
+            total: per_event(used.service_us + used.redis_us + used.postgres_us),
+            service: per_event(used.service_us),
+            redis: per_event(used.redis_us),
+            postgres: per_event(used.postgres_us),
+        }),
+        generator_cpu_us_per_event: used
+            .own
+            .zip(before.own)
+            .map(|(after, before)| per_event(after.saturating_sub(before).as_micros() as u64)),
+        issued: live.issued.load(Ordering::Relaxed),
+        rejected: outcome.rejected.clone(),
+        repeated: outcome.repeated.clone(),
+        dropped: outcome.dropped,
+        unsure: outcome.fates.iter().filter(|fate| **fate == Fate::Unsure).count() as u64,
+        connections: outcome.connections,
+        drain_s: backlog.map(|_| drain.as_secs_f64()),
+        backlog,
+        check: findings,
+        watchers: watcher_report,
+        routes: None,
+        warm_up_s: common.warm_up.as_secs_f64(),
+        measured_s: outcome.measured_for.as_secs_f64(),
+        thresholds: Vec::new(),
+        passed: false,
+    };
+    Ok(Finished { summary, outcome, signer })
+}
+
+/// What a plan's events may have left in the stores.
+fn ledger(plan: &dyn Plan, outcome: &Outcome) -> (Ledger, Scope) {
+    let mut ledger = Ledger::default();
+    for (n, fate) in (0..).zip(&outcome.fates) {
+        match fate {
+            Fate::Accepted => ledger.accepted(&plan.position(n, &outcome.clock)),
+            Fate::Unsure => ledger.unsure(&plan.position(n, &outcome.clock)),
+            Fate::Unsent | Fate::Rejected => {}
+        }
+    }
+    (ledger, scope(plan, &outcome.clock))
+}
+
+/// The plan's drivers and time.
+fn scope(plan: &dyn Plan, clock: &Clock) -> Scope {
+    let last_us = plan.total().checked_sub(1).map_or(0, |last| plan.due_us(last));
+    Scope {
+        first_driver: plan.drivers().first,
+        last_driver: plan.drivers().last(),
+        from_us: clock.wall_us(0),
+        to_us: clock.wall_us(last_us),
+    }
+}
+
+async fn conclude_watchers(
+    watchers: Watchers,
+    verdict: Option<&Verdict>,
+    drivers: Drivers,
+) -> (WatcherReport, sockets::Pushes) {
+    let newest = |index: usize| verdict?.newest_us.get(&drivers.id(index as u32).get()).copied();
+    if verdict.is_some() {
+        watchers.settle(newest, WATCHERS_WITHIN).await;
+    }
+    let (sockets, slow) = (watchers.len(), watchers.slow);
+    let pushes = watchers.close().await;
+    let behind = |(index, seen): &(usize, &Option<i64>)| {
+        seen.is_some_and(|seen| newest(*index).is_some_and(|newest| newest != seen))
+    };
+    let report = WatcherReport {
+        sockets,
+        slow,
+        updates: pushes.updates,
+        reopened: pushes.reopened,
+        behind: verdict.map(|_| pushes.newest_us.iter().enumerate().filter(behind).count()),
+    };
+    (report, pushes)
+}
+
+/// Reads CPU time of the system and of this process.
+struct Meter {
+    processes: Option<Processes>,
+    probe_pid: Option<u32>,
+}
+
+#[derive(Default)]
+struct Reading {
+    system: Option<Usage>,
+    own: Option<Duration>,
+}
+
+impl Meter {
+    fn read(&self) -> Reading {
+        let leave_out: Vec<u32> = self.probe_pid.into_iter().collect();
+        Reading {
+            system: self.processes.as_ref().and_then(|processes| processes.usage(&leave_out)),
+            own: cpu::own(),
+        }
+    }
+}
+
+impl Reading {
+    fn since(&self, before: &Self) -> Option<Usage> {
+        self.system?.since(before.system?)
+    }
+}
