@@ -7,7 +7,10 @@
 //! costs microseconds to make; once the vacant ones outnumber the occupied the tree is built anew
 //! without them.
 
-use contracts::position::STEPS_PER_DEGREE;
+use contracts::{
+    ids::DriverId,
+    position::{Position, STEPS_PER_DEGREE},
+};
 use h3o::{CellIndex, LatLng, Resolution};
 use rustc_hash::FxHashMap;
 
@@ -41,23 +44,30 @@ pub(super) struct Cells {
 
 /// The drivers inside one cell of resolution 9.
 #[derive(Debug)]
-pub(super) struct Leaf {
-    cell: CellIndex,
-    centre: Vector,
+struct Leaf {
     circle: Circle,
     /// In no order.
-    pub(super) members: Vec<Member>,
+    members: Vec<Member>,
+    cell: CellIndex,
+    centre: Vector,
 }
 
-/// A driver in a leaf, with the coordinates at hand that every search compares.
+/// A driver in a leaf, with all at hand that a search compares.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
+    pub(super) driver_id: DriverId,
+    pub(super) recorded_at_us: i64,
     pub(super) slot: u32,
-    lat_e7: i32,
-    lon_e7: i32,
+    pub(super) lat_e7: i32,
+    pub(super) lon_e7: i32,
 }
 
 impl Member {
+    fn new(slot: u32, position: &Position) -> Self {
+        let &Position { driver_id, recorded_at_us, lat_e7, lon_e7, .. } = position;
+        Self { driver_id, recorded_at_us, slot, lat_e7, lon_e7 }
+    }
+
     pub(super) fn point(&self) -> Point {
         Point::from_steps(self.lat_e7, self.lon_e7)
     }
@@ -86,8 +96,8 @@ struct Place {
 
 impl Cells {
     /// Puts a slot where it is now, in or out of a cell before.
-    pub(super) fn put(&mut self, slot: u32, lat_e7: i32, lon_e7: i32) {
-        let member = Member { slot, lat_e7, lon_e7 };
+    pub(super) fn put(&mut self, slot: u32, position: &Position) {
+        let member = Member::new(slot, position);
         if self.places.len() <= slot as usize {
             self.places.resize(slot as usize + 1, None);
         }
@@ -95,7 +105,7 @@ impl Cells {
             return self.enter(cell_of(member.point()), member);
         };
         let leaf = &mut self.leaves[place.leaf as usize];
-        if leaf.circle.contains(lat_e7, lon_e7) {
+        if leaf.circle.contains(member) {
             leaf.members[place.at as usize] = member;
             return;
         }
@@ -180,7 +190,7 @@ impl Cells {
         let mut cell = leaf.cell;
         let mut child = Child { centre: leaf.centre, node: id };
         // Inside its circle a driver moves without being measured.
-        self.leaf_reach = self.leaf_reach.max(leaf.circle.radius);
+        self.leaf_reach = self.leaf_reach.max(leaf.circle.radius());
         self.vacant += 1;
         self.leaves.push(leaf);
         self.ids.insert(cell, id);
@@ -190,7 +200,8 @@ impl Cells {
             let known = self.ids.get(&cell).copied();
             let branch = known.unwrap_or_else(|| {
                 let id = self.branches.len() as u32;
-                self.branches.push(Branch { centre: centre_of(cell), children: Vec::new() });
+                self.branches
+                    .push(Branch { centre: vector(LatLng::from(cell)), children: Vec::new() });
                 self.ids.insert(cell, id);
                 id
             });
@@ -236,7 +247,12 @@ impl Cells {
 
 impl Leaf {
     fn new(cell: CellIndex) -> Self {
-        Self { cell, centre: centre_of(cell), circle: Circle::inside(cell), members: Vec::new() }
+        Self {
+            cell,
+            centre: vector(LatLng::from(cell)),
+            circle: Circle::inside(cell),
+            members: Vec::new(),
+        }
     }
 
     fn distance_to(&self, member: Member) -> f64 {
@@ -252,9 +268,8 @@ pub(super) fn cell_of(point: Point) -> CellIndex {
         .to_cell(LEVELS[LEAF])
 }
 
-fn centre_of(cell: CellIndex) -> Vector {
-    let centre = LatLng::from(cell);
-    unit(centre.lat_radians(), centre.lng_radians())
+fn vector(point: LatLng) -> Vector {
+    unit(point.lat_radians(), point.lng_radians())
 }
 
 /// A circle around a cell's centre that lies inside the cell, tested in stored steps without
@@ -271,8 +286,6 @@ struct Circle {
     lon_weight: f64,
     /// In squared steps; negative when there is no circle.
     radius_e7_sq: f64,
-    /// As a chord.
-    radius: f64,
 }
 
 impl Circle {
@@ -288,14 +301,14 @@ impl Circle {
         let mut radius = 0.0;
         let corners = cell.boundary();
         if corners.len() == 6 && !cell.is_pentagon() {
-            let corner = |i: usize| {
-                let corner = corners[i % corners.len()];
-                unit(corner.lat_radians(), corner.lng_radians())
-            };
+            let mut from = vector(corners[5]);
+            let mut inside = f64::INFINITY;
+            for corner in corners.iter() {
+                let to = vector(*corner);
+                inside = inside.min(sine_to_great_circle(vector(centre), from, to));
+                from = to;
+            }
             // A sine is shorter than its chord: on the safe side.
-            let inside = (0..corners.len())
-                .map(|i| sine_to_great_circle(centre_of(cell), corner(i), corner(i + 1)))
-                .fold(f64::INFINITY, f64::min);
             radius = (inside - Self::MARGIN_M / EARTH_RADIUS_M).max(0.0);
         }
         let cos_lat = centre.lat_radians().cos();
@@ -305,13 +318,17 @@ impl Circle {
             lon_e7: centre.lng() * STEPS_PER_DEGREE,
             lon_weight: cos_lat * (cos_lat + radius),
             radius_e7_sq: if radius > 0.0 { radius_e7 * radius_e7 } else { -1.0 },
-            radius,
         }
     }
 
-    fn contains(&self, lat_e7: i32, lon_e7: i32) -> bool {
-        let lat = f64::from(lat_e7) - self.lat_e7;
-        let lon = f64::from(lon_e7) - self.lon_e7;
+    /// As a chord of the unit sphere.
+    fn radius(&self) -> f64 {
+        (self.radius_e7_sq.max(0.0).sqrt() / STEPS_PER_DEGREE).to_radians()
+    }
+
+    fn contains(&self, member: Member) -> bool {
+        let lat = f64::from(member.lat_e7) - self.lat_e7;
+        let lon = f64::from(member.lon_e7) - self.lon_e7;
         lat * lat + self.lon_weight * (lon * lon) <= self.radius_e7_sq
     }
 }

@@ -6,7 +6,7 @@
 //! holds), and it needs no trigonometry between two unit vectors. The haversine is the square of
 //! half of it.
 
-use contracts::position::{Position, from_e7};
+use contracts::position::{Position, STEPS_PER_DEGREE, from_e7};
 
 /// Mean radius of the Earth in metres, R₁ of the IUGG (H. Moritz, "Geodetic Reference System
 /// 1980", Journal of Geodesy 74, 2000).
@@ -84,6 +84,22 @@ impl Origin {
         let sin_lon = ((to.longitude.to_radians() - self.lon_rad) * 0.5).sin();
         sin_lat * sin_lat + self.cos_lat * lat_rad.cos() * (sin_lon * sin_lon)
     }
+
+    /// A haversine that the true one is not below, without trigonometry; 0 for what is far away.
+    ///
+    /// For x up to 0.01, sin²(x/2) ≥ x²/4 · (1 − 1e-5), and cos φ′ ≥ cos φ − |Δφ|. What the true
+    /// haversine rounds is less than what is taken off here.
+    pub(super) fn haversine_min(&self, lat_e7: i32, lon_e7: i32) -> f64 {
+        const RADIANS_PER_STEP: f64 = std::f64::consts::PI / (180.0 * STEPS_PER_DEGREE);
+        let lat = (f64::from(lat_e7) * RADIANS_PER_STEP - self.lat_rad).abs();
+        let lon = (f64::from(lon_e7) * RADIANS_PER_STEP - self.lon_rad).abs();
+        if lat > 0.01 || lon > 0.01 {
+            return 0.0;
+        }
+        let (lat, lon) = ((lat - 1e-14).max(0.0), (lon - 1e-14).max(0.0));
+        let cos_sq = self.cos_lat * (self.cos_lat - lat).max(0.0);
+        (lat * lat + cos_sq * lon * lon) * (0.25 * (1.0 - 1e-4))
+    }
 }
 
 /// Metres of a haversine.
@@ -110,8 +126,13 @@ pub(super) fn unit(lat_rad: f64, lon_rad: f64) -> Vector {
 
 /// The straight line between two unit vectors, 0 to 2.
 pub(super) fn chord(a: Vector, b: Vector) -> f64 {
+    chord_sq(a, b).sqrt()
+}
+
+/// Its square, which orders them as well.
+pub(super) fn chord_sq(a: Vector, b: Vector) -> f64 {
     let [x, y, z] = [a[0] - b[0], a[1] - b[1], a[2] - b[2]];
-    (x * x + y * y + z * z).sqrt()
+    x * x + y * y + z * z
 }
 
 /// The sine of the angle between a point and the great circle through two others.
@@ -124,6 +145,7 @@ pub(super) fn sine_to_great_circle(point: Vector, a: Vector, b: Vector) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use contracts::position::to_e7;
     use h3o::LatLng;
     use proptest::prelude::*;
 
@@ -149,6 +171,30 @@ mod tests {
             let vector = |p: Point| unit(p.latitude.to_radians(), p.longitude.to_radians());
             let half = chord(vector(a), vector(b)) / 2.0;
             prop_assert!((Origin::new(a).haversine(b) - half * half).abs() < 1e-14);
+        }
+
+        #[test]
+        fn the_quick_haversine_is_not_above_the_true_one(
+            lat in -90.0..=90.0,
+            lon in -180.0..=180.0,
+            lat_step in -8_000_000_i32..8_000_000,
+            lon_step in -8_000_000_i32..8_000_000,
+            shift in 0_u32..24,
+        ) {
+            let from = Point::new(lat, lon).unwrap();
+            let near = |degrees: f64, step: i32, max: i32| {
+                (to_e7(degrees) + (step >> shift)).clamp(-max, max)
+            };
+            let lat = near(lat, lat_step, 900_000_000);
+            let lon = near(lon, lon_step, 1_800_000_000);
+            let origin = Origin::new(from);
+            let (true_one, quick) =
+                (origin.haversine(Point::from_steps(lat, lon)), origin.haversine_min(lat, lon));
+            prop_assert!(quick <= true_one, "{quick} {true_one}");
+            // Near by, and away from the poles, it is of use.
+            if from.latitude.abs() < 80.0 && true_one > 1e-14 && true_one < 1e-8 {
+                prop_assert!(quick > 0.99 * true_one, "{quick} {true_one}");
+            }
         }
 
         #[test]

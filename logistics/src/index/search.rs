@@ -1,13 +1,15 @@
-//! The best-first search through the cells.
+//! The search through the cells: down to the nearest drivers first, then whatever else could hold
+//! a nearer one.
 
 use std::{cmp::Ordering, collections::BinaryHeap};
 
 use contracts::{ids::DriverId, position::Position};
+use smallvec::SmallVec;
 
 use super::{
     DriverIndex, Found,
-    cells::LEAF,
-    geometry::{Origin, Point, chord, haversine_of, metres, unit},
+    cells::{Child, LEAF},
+    geometry::{Origin, Point, Vector, chord_sq, haversine_of, metres, unit},
 };
 
 /// Added to a chord before something is ruled out: rounding costs less than 1e-14, this is 6 mm.
@@ -35,78 +37,77 @@ impl Query {
         if self.limit == 0 || self.radius_m.is_nan() || self.radius_m < 0.0 {
             return Vec::new();
         }
-        let origin = Origin::new(self.at);
-        let here = unit(self.at.latitude().to_radians(), self.at.longitude().to_radians());
-        let reach = index.cells.reach();
-        let mut best = Best::new(self.limit.min(index.cells.placed()), self.radius_m);
-        let mut open = BinaryHeap::with_capacity(256);
-        let mut next = Some(Node { lower_bound: 0.0, centre: 0.0, depth: 0, node: 0 });
-        while let Some(Node { lower_bound, depth, node, .. }) = next {
-            // Everything else that is open is at least as far away.
-            if lower_bound > best.chord_max {
-                break;
+        let mut search = Search {
+            index,
+            filter,
+            heard_since_us: self.heard_since_us,
+            origin: Origin::new(self.at),
+            here: unit(self.at.latitude().to_radians(), self.at.longitude().to_radians()),
+            reach: index.cells.reach(),
+            best: Best::new(self.limit.min(index.cells.placed()), self.radius_m),
+        };
+        search.descend(0, index.cells.top());
+        search.best.found(index)
+    }
+}
+
+struct Search<'a, F> {
+    index: &'a DriverIndex,
+    filter: F,
+    heard_since_us: i64,
+    origin: Origin,
+    here: Vector,
+    reach: [f64; LEAF + 1],
+    best: Best,
+}
+
+impl<F: Fn(&Position) -> bool> Search<'_, F> {
+    /// Looks into all of `children`, nodes of one level, that could hold one of the best.
+    fn descend(&mut self, level: usize, children: &[Child]) {
+        let mut open: SmallVec<[(f64, u32); 64]> = SmallVec::new();
+        let farthest_sq = self.centre_max_sq(level);
+        for child in children {
+            let centre_sq = chord_sq(self.here, child.centre);
+            if centre_sq <= farthest_sq {
+                open.push((centre_sq, child.node));
             }
-            if depth > LEAF {
-                for member in index.cells.members(node) {
-                    let haversine = origin.haversine(member.point());
-                    if haversine > best.haversine_max {
-                        continue;
-                    }
-                    let position = &index.positions[member.slot as usize];
-                    if position.recorded_at_us >= self.heard_since_us {
-                        best.offer(haversine, position.driver_id, member.slot, || filter(position));
-                    }
-                }
-            } else {
-                let children =
-                    if depth == 0 { index.cells.top() } else { index.cells.children(node) };
-                for child in children {
-                    let centre = chord(here, child.centre);
-                    let lower_bound = (centre - reach[depth] - CHORD_SLACK).max(0.0);
-                    if lower_bound <= best.chord_max {
-                        open.push(Node { lower_bound, centre, depth: depth + 1, node: child.node });
-                    }
-                }
-            }
-            next = open.pop();
         }
-        best.found(index)
+        // Picked one by one and not sorted: the first mostly rule out the others.
+        loop {
+            let farthest_sq = self.centre_max_sq(level);
+            open.retain(|(centre_sq, _)| *centre_sq <= farthest_sq);
+            let nearest = (0..open.len()).min_by(|&a, &b| open[a].0.total_cmp(&open[b].0));
+            let Some(nearest) = nearest else { return };
+            let (_, node) = open.swap_remove(nearest);
+            self.enter(level, node);
+        }
+    }
+
+    /// The square of the longest chord to the centre of a node that can matter.
+    fn centre_max_sq(&self, level: usize) -> f64 {
+        (self.best.chord_max + self.reach[level] + CHORD_SLACK).powi(2)
+    }
+
+    fn enter(&mut self, level: usize, node: u32) {
+        if level < LEAF {
+            self.descend(level + 1, self.index.cells.children(node));
+            return;
+        }
+        for member in self.index.cells.members(node) {
+            if member.recorded_at_us < self.heard_since_us
+                || self.origin.haversine_min(member.lat_e7, member.lon_e7) > self.best.haversine_max
+            {
+                continue;
+            }
+            let haversine = self.origin.haversine(member.point());
+            if haversine <= self.best.haversine_max {
+                let position = &self.index.positions[member.slot as usize];
+                self.best
+                    .offer(haversine, member.driver_id, member.slot, || (self.filter)(position));
+            }
+        }
     }
 }
-
-/// A node still to be looked into. The greatest is the next: nearest bound first, and among
-/// those that contain the query the deepest, so that the first drivers are met at once.
-struct Node {
-    /// No driver under the node is nearer than this chord.
-    lower_bound: f64,
-    /// The chord to the node's centre.
-    centre: f64,
-    /// 0 is the whole Earth, above the top level.
-    depth: usize,
-    node: u32,
-}
-
-impl Ord for Node {
-    fn cmp(&self, other: &Self) -> Ordering {
-        (other.lower_bound.total_cmp(&self.lower_bound))
-            .then(self.depth.cmp(&other.depth))
-            .then(other.centre.total_cmp(&self.centre))
-    }
-}
-
-impl PartialOrd for Node {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Node {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Node {}
 
 /// The nearest drivers so far; the greatest is the first to go.
 struct Best {
@@ -161,10 +162,13 @@ impl Best {
         {
             return;
         }
-        if full {
-            self.heap.pop();
+        match self.heap.peek_mut() {
+            Some(mut worst) if full => *worst = candidate,
+            worst => {
+                drop(worst);
+                self.heap.push(candidate);
+            }
         }
-        self.heap.push(candidate);
         if self.heap.len() == self.limit
             && let Some(worst) = self.heap.peek()
         {
