@@ -3,8 +3,9 @@
 use contracts::ids::DriverId;
 use parking_lot::RwLock;
 use rustc_hash::FxHashMap;
+use sqlx::PgPool;
 
-use super::{DriverState, Vehicle};
+use super::{DriverState, Vehicle, store};
 
 /// What one driver can be filtered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -44,6 +45,12 @@ impl Roster {
     /// Whether no driver is known.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Takes every registered driver from the database.
+    pub async fn load(&self, db: &PgPool) -> Result<(), sqlx::Error> {
+        self.replace(store::attributes(db).await?);
+        Ok(())
     }
 
     /// Takes one driver's new attributes.

@@ -1,10 +1,14 @@
 //! The HTTP and WebSocket front door: what is called by whom, and how domain errors read outside.
 
 mod dead_letters;
+mod deliveries;
+mod drivers;
+mod events;
 mod locations;
 mod nearby;
 mod route;
 mod stream;
+mod track;
 
 use std::{sync::Arc, time::Duration};
 
@@ -116,6 +120,10 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(stream::routes())
         .merge(route::routes())
         .merge(nearby::routes())
+        .merge(drivers::routes())
+        .merge(deliveries::routes())
+        .merge(track::routes())
+        .merge(events::routes())
         .merge(dead_letters::routes());
     OpenApiRouter::with_openapi(ApiDoc::openapi()).nest(PREFIX, api).split_for_parts()
 }
@@ -127,11 +135,15 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Who may call what; a route without a row is nobody's.
 pub fn access() -> AccessTable {
-    let tables: [&[Row]; 5] = [
+    let tables: [&[Row]; 9] = [
         locations::ACCESS,
         stream::ACCESS,
         route::ACCESS,
         nearby::ACCESS,
+        drivers::ACCESS,
+        deliveries::ACCESS,
+        track::ACCESS,
+        events::ACCESS,
         dead_letters::ACCESS,
     ];
     tables.into_iter().fold(AccessTable::default(), |table, rows| table.under(PREFIX, rows))

@@ -178,6 +178,29 @@ async fn a_committed_change_is_announced(db: PgPool) {
     );
 }
 
+#[sqlx::test(migrator = "crate::MIGRATOR")]
+async fn of_many_assignments_at_once_one_gets_a_drivers_last_place(db: PgPool) {
+    for id in 1..=10 {
+        register(&db, id, 2).await;
+        create(&db, &order_for(Some(id)), "test:1").await.unwrap();
+        let all = (0..5).map(|at| {
+            let (db, new) = (db.clone(), order_for((at % 2 == 0).then_some(id)));
+            tokio::spawn(async move {
+                let created = create(&db, &new, "test:1").await;
+                if new.driver_id.is_some() {
+                    return created.is_ok();
+                }
+                to(&db, new.order_id, Change::Assign(driver(id))).await.is_ok()
+            })
+        });
+        let mut won = 0;
+        for one in all.collect::<Vec<_>>() {
+            won += usize::from(one.await.unwrap());
+        }
+        assert_eq!(won, 1, "driver {id}");
+    }
+}
+
 /// I7 and I12 under contention: whatever many writers try at once, each delivery's events are a
 /// path of the table, and no driver ever has more than its capacity.
 #[sqlx::test(migrator = "crate::MIGRATOR")]
