@@ -107,16 +107,21 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             // A handler that asks for parameters its route does not have.
             Err(other) => return Err(Problem::internal(&other)),
         };
-        let first_name = match RawPathParams::from_request_parts(parts, state).await {
-            Ok(params) => params.iter().next().map(|(name, _)| name.to_owned()),
-            Err(_) => None,
+        // A tuple or a single value knows only where its parameter stands in the path.
+        let names: Vec<String> = match RawPathParams::from_request_parts(parts, state).await {
+            Ok(params) => params.iter().map(|(name, _)| name.to_owned()).collect(),
+            Err(_) => Vec::new(),
         };
+        let name_at = |index: usize| names.get(index).cloned();
         let (field, message) = match rejection.kind() {
             ErrorKind::ParseErrorAtKey { key, expected_type, .. } => {
                 (Some(key.clone()), format!("expected {expected_type}"))
             }
+            ErrorKind::ParseErrorAtIndex { index, expected_type, .. } => {
+                (name_at(*index), format!("expected {expected_type}"))
+            }
             ErrorKind::ParseError { expected_type, .. } => {
-                (first_name, format!("expected {expected_type}"))
+                (name_at(0), format!("expected {expected_type}"))
             }
             ErrorKind::DeserializeError { key, message, .. } => {
                 (Some(key.clone()), message.clone())
@@ -124,7 +129,7 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
             ErrorKind::InvalidUtf8InPathParam { key } => {
                 (Some(key.clone()), "is not UTF-8".to_owned())
             }
-            ErrorKind::Message(message) => (first_name, message.clone()),
+            ErrorKind::Message(message) => (name_at(0), message.clone()),
             _ => return Err(Problem::internal(&rejection)),
         };
         Err(Problem::unprocessable()
