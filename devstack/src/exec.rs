@@ -7,17 +7,22 @@ use anyhow::Context;
 use platform::stores::{Launch, Process, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
+use crate::services::Services;
 use crate::stack::{Place, Stack, StackArgs};
 
 /// Runs a command with private stores, and ends them with it.
 ///
 /// The command finds them through DATABASE_URL, LOGISTICS_DATABASE_URL, REDIS_QUEUE_URL,
-/// REDIS_LIVE_URL and REDIS_CACHE_URL. The exit code is the command's own; 128 + n when signal n
-/// ended it.
+/// REDIS_LIVE_URL and REDIS_CACHE_URL, the services through LOGISTICS_URL, and keys for their
+/// tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
+/// process ids. The exit code is the command's own; 128 + n when signal n ended it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExecArgs {
     #[command(flatten)]
     stack: StackArgs,
+    /// Start all services too, on free ports.
+    #[arg(long)]
+    services: bool,
     /// Keep the data in this folder instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     data: Option<std::path::PathBuf>,
@@ -31,26 +36,50 @@ pub struct ExecArgs {
 /// # Errors
 /// A store does not start or the command cannot be started.
 pub async fn exec(args: ExecArgs) -> anyhow::Result<u8> {
+    let _telemetry = crate::logs::init("warn");
     let mut signals = Signals::listen()?;
     let place = args.data.map_or(Place::Temporary, Place::Folder);
-    let stack = tokio::select! {
-        stack = Stack::start(&place, &args.stack) => stack?,
+    let started = async {
+        let stack = Stack::start(&place, &args.stack).await?;
+        let services = if args.services { Some(Services::start(&stack, 0).await?) } else { None };
+        anyhow::Ok((stack, services))
+    };
+    let (stack, services) = tokio::select! {
+        started = started => started?,
         // Dropping the start ends what was started so far.
         signal = signals.next() => return Ok(exit_code_of_signal(signal)),
     };
-    let status = run(&args.command, &stack, &mut signals).await;
+    let status = run(&args.command, env(&stack, services.as_ref()), &mut signals).await;
+    let stopped = match services {
+        Some(services) => services.stop().await,
+        None => Ok(()),
+    };
     stack.stop().await;
-    Ok(exit_code(status?))
+    // The command's own failure says more than that of a service which it may have caused.
+    let code = exit_code(status?);
+    if code == 0 {
+        stopped?;
+    }
+    Ok(code)
+}
+
+fn env(stack: &Stack, services: Option<&Services>) -> Vec<(&'static str, String)> {
+    let mut env = stack.env();
+    let mut processes = stack.processes();
+    if let Some(services) = services {
+        env.extend(services.env());
+        processes = format!("service={};{processes}", std::process::id());
+    }
+    env.push(("DEVSTACK_PROCESSES", processes));
+    env
 }
 
 async fn run(
     command: &[String],
-    stack: &Stack,
+    env: Vec<(&'static str, String)>,
     signals: &mut Signals,
 ) -> anyhow::Result<ExitStatus> {
     let (program, args) = command.split_first().context("no command")?;
-    let mut env = stack.env();
-    env.push(("DEVSTACK_PROCESSES", stack.processes()));
     // TERM, so that a test runner can still end its own children.
     let launch = Launch::new(program).args(args).envs(env).death_signal("TERM");
     let child = Process::spawn(&launch)?;
@@ -79,7 +108,7 @@ fn exit_code(status: ExitStatus) -> u8 {
     u8::try_from(code).unwrap_or(1)
 }
 
-fn exit_code_of_signal(signal: Signal) -> u8 {
+pub(crate) fn exit_code_of_signal(signal: Signal) -> u8 {
     u8::try_from(128 + signal.as_raw()).unwrap_or(1)
 }
 

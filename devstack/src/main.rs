@@ -1,9 +1,10 @@
 //! `devstack`: see `devstack --help`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use devstack::exec;
+use devstack::{demo, exec, token, up};
 
 /// Swift Eats on private local stores: nothing to install but Redis and PostgreSQL, nothing left
 /// behind.
@@ -16,13 +17,25 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    Up(up::UpArgs),
     Exec(exec::ExecArgs),
+    Token(token::TokenArgs),
+    Demo(demo::DemoArgs),
+    #[command(hide = true)]
+    City(demo::town::CityArgs),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let result = match Cli::parse().command {
+        Command::Up(args) => up::up(args).await,
         Command::Exec(args) => exec::exec(args).await,
+        Command::Demo(args) => demo::demo(args).await,
+        Command::City(args) => Box::pin(demo::town::run(args)).await,
+        Command::Token(args) => token::token(&args).and_then(|token| {
+            writeln!(std::io::stdout(), "{token}")?;
+            Ok(0)
+        }),
     };
     match result {
         Ok(code) => ExitCode::from(code),

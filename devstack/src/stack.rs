@@ -10,6 +10,11 @@ use platform::stores::{
 };
 use tempfile::TempDir;
 
+use crate::keys::Keys;
+
+/// Where `up` keeps its data and `token` finds its key.
+pub const DEFAULT_FOLDER: &str = ".devstack";
+
 /// The database of the logistics service.
 const LOGISTICS_DATABASE: &str = "logistics";
 
@@ -47,6 +52,7 @@ pub struct Stack {
     pub cache: RedisServer,
     /// All databases.
     pub postgres: PostgresServer,
+    keys: Keys,
     root: Root,
 }
 
@@ -58,6 +64,7 @@ impl Stack {
     pub async fn start(place: &Place, args: &StackArgs) -> anyhow::Result<Self> {
         remove_abandoned(&std::env::temp_dir());
         let root = Root::open(place)?;
+        let keys = Keys::in_folder(&root.dir)?;
         let options = PostgresOptions {
             timescaledb: if args.no_timescaledb { Timescaledb::Off } else { Timescaledb::Auto },
         };
@@ -71,12 +78,17 @@ impl Stack {
             async { PostgresServer::start(&root.dir.join(postgres), options).await },
         )?;
         postgres.create_database(LOGISTICS_DATABASE).await?;
-        Ok(Self { queue, live, cache, postgres, root })
+        Ok(Self { queue, live, cache, postgres, keys, root })
     }
 
     /// The folder of this stack.
     pub fn dir(&self) -> &Path {
         &self.root.dir
+    }
+
+    /// The keys that sign and verify this stack's tokens.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     /// The URL of the logistics database.
@@ -92,6 +104,8 @@ impl Stack {
             ("REDIS_QUEUE_URL", self.queue.url()),
             ("REDIS_LIVE_URL", self.live.url()),
             ("REDIS_CACHE_URL", self.cache.url()),
+            ("AUTH_VERIFY_KEY_FILES", self.keys.verify.display().to_string()),
+            ("AUTH_SIGNING_KEY_FILE", self.keys.signing.display().to_string()),
         ]
     }
 
