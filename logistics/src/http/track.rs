@@ -20,10 +20,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{App, database};
 use crate::{
     deliveries::store,
-    tracking::{
-        Location, Sources,
-        session::{self, MESSAGE_MAX_BYTES, READ_BUFFER_BYTES, WRITE_BUFFER_MAX_BYTES},
-    },
+    tracking::{Location, Sources, session},
 };
 
 pub(super) const ACCESS: &[Row] =
@@ -86,16 +83,7 @@ async fn driver_location(
     let upgrade = upgrade
         .map_err(|rejection| Problem::generic(rejection.status()).detail(rejection.body_text()))?;
     come_in(&app)?;
-    let sources = Sources::from(&app);
-    let token = app.hub.token();
-    Ok(upgrade
-        .max_message_size(MESSAGE_MAX_BYTES)
-        .max_frame_size(MESSAGE_MAX_BYTES)
-        .read_buffer_size(READ_BUFFER_BYTES)
-        // Written out once so much waits or at a flush, whichever is first.
-        .write_buffer_size(READ_BUFFER_BYTES)
-        .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
-        .on_upgrade(move |socket| session::run(socket, sources, order_id, token)))
+    Ok(session::accept(upgrade, Sources::from(&app), order_id))
 }
 
 /// 503 when too many come at once or this process stops.

@@ -5,7 +5,10 @@
 
 use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket};
+use axum::{
+    extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
+    response::Response,
+};
 use contracts::ids::{CustomerId, OrderId};
 use futures_util::SinkExt as _;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -19,11 +22,11 @@ use super::{
 };
 
 /// The largest message that a client may send.
-pub(crate) const MESSAGE_MAX_BYTES: usize = 4 * 1024;
+const MESSAGE_MAX_BYTES: usize = 4 * 1024;
 /// The most that waits to be written to one socket.
-pub(crate) const WRITE_BUFFER_MAX_BYTES: usize = 64 * 1024;
+const WRITE_BUFFER_MAX_BYTES: usize = 64 * 1024;
 /// What a socket reads at once, allocated for its whole life.
-pub(crate) const READ_BUFFER_BYTES: usize = 4 * 1024;
+const READ_BUFFER_BYTES: usize = 4 * 1024;
 
 /// Frames that a client may send between two of our pings: far more than it has reason to.
 const FRAMES_MAX: u32 = 200;
@@ -105,14 +108,20 @@ impl Ending {
     }
 }
 
-/// Serves a socket until it ends. `token` counts it among those that [`super::Hub::drain`] waits
-/// for.
-pub(crate) async fn run(
-    mut socket: WebSocket,
-    sources: Sources,
-    order_id: OrderId,
-    token: TaskTrackerToken,
-) {
+/// Turns a request into a socket that is served until it ends; [`super::Hub::drain`] waits for it.
+pub(crate) fn accept(upgrade: WebSocketUpgrade, sources: Sources, order_id: OrderId) -> Response {
+    let token = sources.hub.token();
+    upgrade
+        .max_message_size(MESSAGE_MAX_BYTES)
+        .max_frame_size(MESSAGE_MAX_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        // Written out once so much waits, or at a flush.
+        .write_buffer_size(READ_BUFFER_BYTES)
+        .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
+        .on_upgrade(move |socket| run(socket, sources, order_id, token))
+}
+
+async fn run(mut socket: WebSocket, sources: Sources, order_id: OrderId, token: TaskTrackerToken) {
     metrics::gauge!("tracking_sockets").increment(1);
     let timing = sources.hub.timing();
     let shutdown = sources.shutdown.clone();
@@ -281,3 +290,6 @@ async fn close(mut socket: WebSocket, ending: Ending, told: Option<i64>) {
     };
     let _ = timeout(CLOSE_WITHIN, farewell).await;
 }
+
+#[cfg(test)]
+mod tests;
