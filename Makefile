@@ -1,0 +1,87 @@
+# `make` lists the targets. Everything runs on private stores that end with the command.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# Queries were checked against a database when they were written (.sqlx); builds need none.
+export SQLX_OFFLINE ?= true
+# A clone without rustup's line in the shell's profile works too.
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+DEVSTACK := $(TARGET)/debug/devstack
+# One selection of packages everywhere: another one would build shared libraries again.
+ALL := --workspace --locked
+TOOLS := $(TARGET)/tools
+
+NEXTEST := $(shell PATH="$(PATH)" cargo nextest --version >/dev/null 2>&1 && echo yes)
+ifeq ($(NEXTEST),yes)
+RUN_TESTS = $(CARGO) nextest run $(ALL)
+else
+RUN_TESTS = $(CARGO) test $(ALL) --lib --bins --tests
+endif
+
+.PHONY: help
+help: ## Show this list
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 22
+
+.PHONY: setup
+setup: ## Install what is missing, or say what to install
+	@scripts/setup.sh
+
+.PHONY: build
+build: setup ## Build the release binaries into target/release
+	$(CARGO) build $(ALL) --release
+
+.PHONY: demo
+demo: build ## Watch a simulated town, e.g. make demo ARGS='--for 60s'
+	$(TARGET)/release/devstack demo $(ARGS)
+
+.PHONY: test
+test: setup ## Run every test on real stores
+	@echo "== build of the tests"
+	$(CARGO) test $(ALL) --no-run
+	@echo "== tests"
+	$(DEVSTACK) exec -- $(RUN_TESTS)
+	@echo "== examples in the documentation"
+	$(CARGO) test $(ALL) --doc
+
+.PHONY: lint
+lint: setup ## Check format, lints, dependencies, documentation, offline query data
+	@echo "== format"
+	$(CARGO) fmt --all --check
+	@echo "== clippy"
+	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
+	@echo "== documentation"
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+	@echo "== query data"
+	scripts/sqlx.sh --check
+	@echo "== licences and sources of dependencies"
+	scripts/deny.sh $(TOOLS) check licenses bans sources
+
+.PHONY: audit
+audit: ## Ask the advisory database about our dependencies (needs the network)
+	scripts/deny.sh $(TOOLS) check advisories
+
+.PHONY: fmt
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+.PHONY: sqlx
+sqlx: ## Write .sqlx again after a change of queries or migrations
+	scripts/sqlx.sh
+
+.PHONY: bench
+bench: setup ## Measure the hot functions
+	$(CARGO) bench $(ALL) --benches $(ARGS)
+
+.PHONY: clean
+clean: ## Remove build results and the data of `devstack up`
+	$(CARGO) clean
+	@for moved in .devstack/*/moved; do \
+	    if [ -f "$$moved" ]; then \
+	        place=$$(cat "$$moved"); \
+	        case "$$place" in /var/tmp/swift-eats-postgres-*) rm -rf -- "$$place" ;; esac; \
+	    fi; \
+	done
+	rm -rf .devstack

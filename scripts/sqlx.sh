@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Writes .sqlx, what the compiler knows about our queries when it has no database; with --check only
+# says whether it is up to date. Runs on private stores with this tree's migrations.
+#
+# The binaries that start the stores and migrate contain queries themselves, so after a change that
+# .sqlx does not know they cannot be built; those of the last build do as well.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+if [ "${1:-}" != inside ]; then
+    target=${CARGO_TARGET_DIR:-target}
+    if ! cargo build --workspace --locked --bins 2>/dev/null; then
+        [ -x "$target/debug/logistics" ] && [ -x "$target/debug/devstack" ] || {
+            echo "sqlx.sh: build once with the last committed queries, then change them" >&2
+            exit 1
+        }
+        echo "sqlx.sh: the tree does not build with the query data it has; using the last build" >&2
+    fi
+    exec "$target/debug/devstack" exec -- "$0" inside "${1:-}" "$target/debug/logistics"
+fi
+
+check=$2 logistics=$3
+export AUTH_ISSUER=swift-eats
+"$logistics" migrate
+# Migrations that the last build did not have yet.
+known=$(psql "$LOGISTICS_DATABASE_URL" -Atc 'SELECT max(version) FROM _sqlx_migrations')
+for file in logistics/migrations/*.sql; do
+    version=$((10#$(basename "$file" | cut -d_ -f1)))
+    if [ "$version" -gt "$known" ]; then
+        psql "$LOGISTICS_DATABASE_URL" -q -v ON_ERROR_STOP=1 -1 -f "$file"
+    fi
+done
+
+new=$(mktemp -d)
+trap 'rm -rf "$new"' EXIT
+# The compiler does not know that queries depend on a database: it looks at them again when their
+# files are newer than its results.
+grep -rlE --include='*.rs' 'sqlx::query(_as|_scalar)?!|query_file' logistics loadtest | xargs touch
+touch logistics/src/lib.rs
+DATABASE_URL=$LOGISTICS_DATABASE_URL SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$new \
+    cargo check --workspace --locked --all-targets
+
+if [ "$check" = --check ]; then
+    diff -rq .sqlx "$new" || {
+        echo "sqlx.sh: .sqlx is not up to date; run \`make sqlx\` and commit it" >&2
+        exit 1
+    }
+else
+    rm -rf .sqlx
+    mkdir .sqlx
+    cp "$new"/*.json .sqlx/
+    chmod 644 .sqlx/*.json
+    echo "sqlx.sh: $(find .sqlx -name '*.json' | wc -l) queries in .sqlx"
+fi
