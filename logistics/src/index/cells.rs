@@ -101,22 +101,25 @@ impl Cells {
         if self.places.len() <= slot as usize {
             self.places.resize(slot as usize + 1, None);
         }
-        let Some(place) = self.places[slot as usize] else {
-            return self.enter(cell_of(member.point()), member);
-        };
-        let leaf = &mut self.leaves[place.leaf as usize];
-        if leaf.circle.contains(member) {
-            leaf.members[place.at as usize] = member;
-            return;
+        let place = self.places[slot as usize];
+        if let Some(place) = place {
+            let leaf = &mut self.leaves[place.leaf as usize];
+            if leaf.circle.contains(member) {
+                leaf.members[place.at as usize] = member;
+                return;
+            }
         }
         let cell = cell_of(member.point());
-        if leaf.cell == cell {
-            leaf.members[place.at as usize] = member;
-            self.leaf_reach = self.leaf_reach.max(leaf.distance_to(member));
-        } else {
+        if let Some(place) = place {
+            let leaf = &mut self.leaves[place.leaf as usize];
+            if leaf.cell == cell {
+                leaf.members[place.at as usize] = member;
+                self.leaf_reach = self.leaf_reach.max(leaf.distance_to(member));
+                return;
+            }
             self.leave(slot);
-            self.enter(cell, member);
         }
+        self.enter(cell, member);
         if self.vacant > self.leaves.len() - self.vacant + VACANT_MIN {
             self.drop_vacant();
         }

@@ -374,7 +374,15 @@ fn cells_that_everybody_left_are_dropped() {
             (time % 300) as f64 / 100.0,
             time,
         ));
+        // Some drive away, some fall silent and come back elsewhere.
+        if time > 15_000 {
+            index.sweep(time);
+        }
         assert!(index.cells.leaf_count() <= 4_096 + 2 * 3 + 1);
+    }
+    assert_eq!(index.active_len(), 1);
+    for id in 1..=3 {
+        index.update(position(id, 7.0, 7.0, 30_000));
     }
     assert_no_stale_cell(&index);
     assert_eq!(index.nearest(point(0.0, 0.0), 9, 0, |_| true).len(), 3);
