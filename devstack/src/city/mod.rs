@@ -164,6 +164,11 @@ impl City {
         self.now_us
     }
 
+    /// Up to where steps were asked for; the town stands less than a tick before.
+    pub fn asked_us(&self) -> i64 {
+        self.asked_us
+    }
+
     /// How many orders are under way.
     pub fn deliveries(&self) -> usize {
         self.served.iter().flatten().count()

@@ -49,12 +49,12 @@ pub struct Fix {
     pub latitude: f64,
     /// Degrees, likewise.
     pub longitude: f64,
-    /// m/s.
-    pub speed_mps: f32,
+    /// m/s; the town's phones always know it.
+    pub speed_mps: Option<f32>,
     /// Degrees clockwise from north; none while it stands.
     pub heading_deg: Option<f32>,
-    /// The phone's own estimate of its error, metres.
-    pub accuracy_m: f32,
+    /// The phone's own estimate of its error, metres; the town's phones always have one.
+    pub accuracy_m: Option<f32>,
     /// The order that the driver is busy with.
     pub order: Option<OrderNo>,
 }
@@ -215,10 +215,10 @@ impl Phone {
             seq: self.seq,
             latitude: from_e7(to_e7(latitude)),
             longitude: from_e7(to_e7(longitude)),
-            speed_mps: tenths(speed_mps),
+            speed_mps: Some(tenths(speed_mps)),
             heading_deg: (truth.speed_mps > HEADING_FROM_MPS)
                 .then(|| tenths(heading.rem_euclid(360.0))),
-            accuracy_m: tenths(accuracy_m),
+            accuracy_m: Some(tenths(accuracy_m)),
             order: truth.order,
         };
         self.seq += 1;

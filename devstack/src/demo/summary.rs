@@ -1,0 +1,192 @@
+//! The end: what was measured, and whether the promises were kept.
+
+use std::time::Duration;
+
+use loadtest::check::{Backlog, Findings};
+
+use super::{
+    figures::{CpuPerEvent, Figures, Snapshot, read},
+    words::{clock, cpu, grouped, measured, pair, short, store},
+};
+
+/// Everything that the summary is made of.
+pub(super) struct Summary<'a> {
+    pub(super) title: &'a str,
+    pub(super) ran_for: Duration,
+    /// Orders that were under way when the town ended.
+    pub(super) under_way: u64,
+    pub(super) snapshot: &'a Snapshot,
+    pub(super) figures: &'a Figures,
+    /// Acceptance to history over the whole run.
+    pub(super) lag: Option<[Duration; 2]>,
+    /// Per stored fix over the whole run.
+    pub(super) cpu: Option<CpuPerEvent>,
+    pub(super) backlog: Backlog,
+    pub(super) findings: &'a Findings,
+}
+
+/// One promise: its name, whether it was kept, and why.
+type Promise = (&'static str, bool, String);
+
+impl Summary<'_> {
+    /// Whether every promise was kept.
+    pub(super) fn is_good(&self) -> bool {
+        self.promises().iter().all(|(_, kept, _)| *kept)
+    }
+
+    fn promises(&self) -> Vec<Promise> {
+        let Findings {
+            distinct,
+            stored,
+            dead_lettered,
+            lost,
+            duplicated,
+            foreign,
+            altered,
+            stored_unacknowledged,
+            current_wrong,
+            ..
+        } = self.findings;
+        let figures = self.figures;
+        vec![
+            (
+                "I1 accepted = stored",
+                // An empty run promises nothing.
+                lost + foreign + altered == 0 && *distinct > 0,
+                format!(
+                    "{} accepted, {} stored ({} of them without an answer), {} dead letters, \
+                     {} lost, {} foreign, {} altered",
+                    grouped(*distinct),
+                    grouped(*stored),
+                    grouped(*stored_unacknowledged),
+                    grouped(*dead_lettered),
+                    grouped(*lost),
+                    grouped(*foreign),
+                    grouped(*altered)
+                ),
+            ),
+            (
+                "I1 none twice",
+                *duplicated == 0,
+                format!(
+                    "{} twice, with {} sent again on purpose",
+                    grouped(*duplicated),
+                    grouped(self.findings.repeats)
+                ),
+            ),
+            (
+                "I2 nothing left",
+                self.backlog.is_empty(),
+                format!("{} waiting, {} pending", self.backlog.waiting, self.backlog.pending),
+            ),
+            (
+                "I3 current = newest",
+                *current_wrong == 0,
+                format!("{} drivers differ", grouped(*current_wrong)),
+            ),
+            (
+                "every fix taken",
+                read(&figures.refused) == 0,
+                format!("{} refused", grouped(read(&figures.refused))),
+            ),
+            (
+                "statuses seen",
+                read(&figures.status_gaps) == 0,
+                format!(
+                    "{} changes, {} missing or repeated",
+                    grouped(read(&figures.statuses)),
+                    grouped(read(&figures.status_gaps))
+                ),
+            ),
+        ]
+    }
+
+    /// The whole text.
+    pub(super) fn text(&self) -> String {
+        let (figures, snapshot) = (self.figures, self.snapshot);
+        let push = figures.push_all();
+        let first = snapshot.first_stored.map_or_else(|| "never".into(), short);
+        let mut text = format!("\nSwift Eats demo: {}, {}\n", self.title, clock(self.ran_for));
+        let mut row = |name: &str, value: String| {
+            text.push_str(&format!("  {name:<20}{value}\n"));
+        };
+        row("first event stored", format!("{first} after the start"));
+        row(
+            "fixes sent",
+            format!(
+                "{}, {} of them late in {} batches, {} twice, {} requests tried again",
+                grouped(read(&figures.sent)),
+                grouped(read(&figures.batched)),
+                grouped(read(&figures.batches)),
+                grouped(read(&figures.resent)),
+                grouped(read(&figures.retried))
+            ),
+        );
+        row("history", format!("{}, lag {}", store(snapshot), pair(self.lag)));
+        row(
+            "device to socket",
+            format!("{} of {} positions", pair(measured(push)), grouped(push.count)),
+        );
+        row(
+            "deliveries",
+            format!(
+                "{} delivered, {} under way at the end, {} sockets opened again",
+                grouped(read(&figures.delivered)),
+                grouped(self.under_way),
+                grouped(read(&figures.reopened))
+            ),
+        );
+        row("CPU per event", cpu(self.cpu));
+        for (name, kept, why) in self.promises() {
+            text.push_str(&format!("  {} {name:<20}{why}\n", if kept { "ok  " } else { "FAIL" }));
+        }
+        for example in &self.findings.examples {
+            text.push_str(&format!("       {example}\n"));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::figures::count, *};
+
+    #[test]
+    fn every_promise_can_fail() {
+        let good = Findings { distinct: 10, stored: 10, ..Findings::default() };
+        let verdict = |findings: &Findings, backlog: Backlog, figures: &Figures| {
+            let summary = Summary {
+                title: "a town",
+                ran_for: Duration::from_secs(60),
+                under_way: 0,
+                snapshot: &Snapshot::default(),
+                figures,
+                lag: None,
+                cpu: None,
+                backlog,
+                findings,
+            };
+            assert_eq!(summary.is_good(), !summary.text().contains("FAIL"));
+            summary.is_good()
+        };
+        let (empty, calm) = (Backlog::default(), Figures::new());
+        assert!(verdict(&good, empty, &calm));
+        for bad in [
+            Findings { lost: 1, ..good.clone() },
+            Findings { duplicated: 1, ..good.clone() },
+            Findings { foreign: 1, ..good.clone() },
+            Findings { altered: 1, ..good.clone() },
+            Findings { current_wrong: 1, ..good.clone() },
+            Findings::default(),
+        ] {
+            assert!(!verdict(&bad, empty, &calm), "{bad:?}");
+        }
+        assert!(!verdict(&good, Backlog { waiting: 0, pending: 1 }, &calm));
+        let refused = Figures::new();
+        count(&refused.refused, 1);
+        assert!(!verdict(&good, empty, &refused));
+        let gap = Figures::new();
+        count(&gap.status_gaps, 1);
+        assert!(!verdict(&good, empty, &gap));
+    }
+}
