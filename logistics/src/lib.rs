@@ -143,6 +143,14 @@ pub async fn run(
         );
         tasks.spawn(writer.run());
         let hub = Arc::new(Hub::with_limits(tracking_limits(&config)));
+        tasks.spawn({
+            // The HTTP server does not wait for sockets, which spread their ends over seconds.
+            let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
+            async move {
+                shutdown.cancelled().await;
+                hub.drain().await;
+            }
+        });
         let silent_after = TimeDelta::from_std(config.silent_after)?;
         let current = Arc::new(Current::new(Arc::clone(&hub), silent_after));
         load(&current, &history, live, &config, &health, &tasks, &stop_work).await;
