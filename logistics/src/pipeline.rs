@@ -111,7 +111,7 @@ impl Worker {
             lane: Arc::clone(&self.lane),
             history: Arc::clone(&self.history),
             batches,
-            dependency: self.health.dependency("queue"),
+            dependency: self.health.dependency("streams"),
             heartbeat: self.health.heartbeat("stream reader"),
         };
         let control = platform::redis::manager(&self.queue)?;
@@ -362,7 +362,8 @@ impl Writer {
     ) {
         let mut refused = Vec::new();
         for row in rows.iter() {
-            if let Err(WriteError::Refused(error)) = self.history.write(&mut vec![*row], &[]).await {
+            if let Err(WriteError::Refused(error)) = self.history.write(&mut vec![*row], &[]).await
+            {
                 refused.push((*row, error.to_string()));
             }
         }

@@ -145,20 +145,23 @@ impl Consumer {
         result
     }
 
+    /// The connection for reading; a new one makes sure of the group first.
+    async fn reader(&mut self) -> RedisResult<MultiplexedConnection> {
+        if let Some(reader) = &self.reader {
+            return Ok(reader.clone());
+        }
+        // The answer may come as late as `block`, and then some for a busy server.
+        let response_timeout = self.options.block + Duration::from_secs(2);
+        let mut reader = crate::redis::blocking(&self.client, response_timeout).await?;
+        for stream in &self.options.streams {
+            create_group(&mut reader, stream, self.options.group).await?;
+        }
+        Ok(self.reader.insert(reader).clone())
+    }
+
     async fn try_read(&mut self) -> RedisResult<Vec<Entry>> {
+        let mut reader = self.reader().await?;
         let Options { streams, group, field, block, count, .. } = &*self.options;
-        let reader = match &mut self.reader {
-            Some(reader) => reader,
-            none => {
-                // The answer may come as late as `block`, and then some for a busy server.
-                let response_timeout = *block + Duration::from_secs(2);
-                let mut reader = crate::redis::blocking(&self.client, response_timeout).await?;
-                for stream in streams {
-                    create_group(&mut reader, stream, group).await?;
-                }
-                none.insert(reader)
-            }
-        };
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(group).arg(&self.name);
         command.arg("COUNT").arg(count).arg("BLOCK").arg(block.as_millis() as u64);
@@ -167,7 +170,7 @@ impl Consumer {
             command.arg(">");
         }
         let mut entries = Vec::new();
-        let Value::Array(replies) = command.query_async(reader).await? else {
+        let Value::Array(replies) = command.query_async(&mut reader).await? else {
             return Ok(entries);
         };
         for reply in replies {
@@ -189,6 +192,15 @@ impl Consumer {
 
     /// Takes over what other consumers have left untouched for [`Options::claim_idle`].
     pub async fn claim(&mut self) -> RedisResult<Vec<Entry>> {
+        let result = self.try_claim().await;
+        if result.is_err() {
+            self.reader = None;
+        }
+        result
+    }
+
+    async fn try_claim(&mut self) -> RedisResult<Vec<Entry>> {
+        self.reader().await?;
         let options = Arc::clone(&self.options);
         let mut entries = Vec::new();
         for (stream, key) in options.streams.iter().enumerate() {

@@ -1,0 +1,6 @@
+//! logistics through its front door, on private real stores.
+
+mod gps;
+mod stores;
+mod tracking;
+mod world;
