@@ -196,22 +196,21 @@ impl Current {
         control: &mut ConnectionManager,
         shard: u16,
     ) -> RedisResult<Option<FrameId>> {
-        let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) = redis::pipe()
-            .atomic()
-            .cmd("GET")
-            .arg(epoch_key(shard))
-            .cmd("GET")
-            .arg(frame_key(shard))
-            .cmd("HVALS")
-            .arg(positions_key(shard))
-            .query_async(control)
-            .await?;
+        let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =
+            redis::pipe()
+                .atomic()
+                .cmd("GET")
+                .arg(epoch_key(shard))
+                .cmd("GET")
+                .arg(frame_key(shard))
+                .cmd("HVALS")
+                .arg(positions_key(shard))
+                .query_async(control)
+                .await?;
         self.apply(positions.iter().filter_map(|bytes| Position::decode(bytes).ok()));
         let epoch = epoch.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
-        Ok(epoch.map(|epoch| FrameId {
-            epoch: u64::from_be_bytes(epoch),
-            number: number.unwrap_or(0),
-        }))
+        Ok(epoch
+            .map(|epoch| FrameId { epoch: u64::from_be_bytes(epoch), number: number.unwrap_or(0) }))
     }
 
     /// Takes silent drivers out of the cells until `shutdown`, and keeps the gauges.

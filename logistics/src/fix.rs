@@ -102,9 +102,10 @@ impl Fix {
         }
         let recorded_at = self.recorded_at.unwrap_or(now);
         check_recorded_at(recorded_at, now)?;
-        let seq = i32::try_from(self.seq.unwrap_or(0)).ok().filter(|seq| *seq >= 0).ok_or(
-            FixError { field: "seq", message: "must be between 0 and 2147483647" },
-        )?;
+        let seq = i32::try_from(self.seq.unwrap_or(0))
+            .ok()
+            .filter(|seq| *seq >= 0)
+            .ok_or(FixError { field: "seq", message: "must be between 0 and 2147483647" })?;
         let mut position = Position {
             driver_id,
             recorded_at_us: recorded_at.timestamp_micros(),
@@ -129,9 +130,8 @@ impl Fix {
 /// Checks a position that came in its wire form, and names its event when it has no name.
 pub fn check_position(mut position: Position, now: DateTime<Utc>) -> Result<Position, FixError> {
     check_recorded_at(position.recorded_at(), now)?;
-    let in_range = |value: Option<f32>, max: f32| {
-        value.is_none_or(|value| (0.0..=max).contains(&value))
-    };
+    let in_range =
+        |value: Option<f32>, max: f32| value.is_none_or(|value| (0.0..=max).contains(&value));
     if !in_range(position.speed_mps, (1_000.0 / KMH_PER_MPS) as f32) {
         return Err(FixError { field: "speed", message: "must be between 0 and 1000 km/h" });
     }
@@ -240,8 +240,14 @@ mod tests {
             (Fix { heading: Some(360.1), ..fix() }, "heading"),
             (Fix { accuracy: Some(f64::NAN), ..fix() }, "accuracy"),
             (Fix { order_id: Some(OrderId(uuid::Uuid::nil())), ..fix() }, "order_id"),
-            (Fix { recorded_at: Some(now - LATE_MAX - TimeDelta::microseconds(1)), ..fix() }, "recorded_at"),
-            (Fix { recorded_at: Some(now + AHEAD_MAX + TimeDelta::microseconds(1)), ..fix() }, "recorded_at"),
+            (
+                Fix { recorded_at: Some(now - LATE_MAX - TimeDelta::microseconds(1)), ..fix() },
+                "recorded_at",
+            ),
+            (
+                Fix { recorded_at: Some(now + AHEAD_MAX + TimeDelta::microseconds(1)), ..fix() },
+                "recorded_at",
+            ),
             (Fix { event_id: Some(String::new()), ..fix() }, "event_id"),
             (Fix { seq: Some(-1), ..fix() }, "seq"),
         ];

@@ -164,8 +164,7 @@ impl Lane {
         script: &Script,
         beat: bool,
     ) -> RedisResult<()> {
-        let taken: Vec<Vec<Position>> =
-            self.shards.lock().iter_mut().map(Shard::take).collect();
+        let taken: Vec<Vec<Position>> = self.shards.lock().iter_mut().map(Shard::take).collect();
         let mut calls = Vec::new();
         for (shard, positions) in taken.iter().enumerate() {
             // A beat makes an empty call, which is a frame without positions.

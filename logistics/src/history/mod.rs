@@ -208,7 +208,10 @@ impl History {
     }
 
     /// The newest position of every driver with one since `since`, in no order.
-    pub fn newest(&self, since: DateTime<Utc>) -> impl Stream<Item = Result<Position, sqlx::Error>> {
+    pub fn newest(
+        &self,
+        since: DateTime<Utc>,
+    ) -> impl Stream<Item = Result<Position, sqlx::Error>> {
         sqlx::query_as!(
             Stored,
             r#"SELECT p.driver_id AS "driver_id!", p.recorded_at AS "recorded_at!",
@@ -382,7 +385,8 @@ async fn insert_missing(connection: &mut PgConnection, rows: &[Row]) -> Result<u
         &column(rows, |p| p.order_id.map(|id| id.0)) as &[Option<uuid::Uuid>],
         &rows
             .iter()
-            .map(|row| DateTime::from_timestamp_millis(row.received_at_ms as i64).unwrap_or_default())
+            .map(|row| DateTime::from_timestamp_millis(row.received_at_ms as i64)
+                .unwrap_or_default())
             .collect::<Vec<_>>(),
     )
     .execute(connection)

@@ -111,7 +111,9 @@ async fn timescale_available(connection: &mut PgConnection) -> Result<bool, sqlx
         return Ok(false);
     }
     sqlx::raw_sql("SAVEPOINT extension").execute(&mut *connection).await?;
-    match sqlx::raw_sql("CREATE EXTENSION IF NOT EXISTS timescaledb").execute(&mut *connection).await
+    match sqlx::raw_sql("CREATE EXTENSION IF NOT EXISTS timescaledb")
+        .execute(&mut *connection)
+        .await
     {
         Ok(_) => Ok(true),
         Err(sqlx::Error::Database(error)) => {

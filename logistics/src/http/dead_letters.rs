@@ -2,12 +2,12 @@
 
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use contracts::position::Position;
 use platform::{
     access::Row,
     extract::{Json, Path, Query},
     problem::Problem,
 };
-use contracts::position::Position;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -123,10 +123,7 @@ struct Redriven {
         (status = 503, description = "Cannot be stored now"),
     ),
 )]
-async fn redrive(
-    State(app): State<App>,
-    Path(id): Path<i64>,
-) -> Result<Json<Redriven>, Problem> {
+async fn redrive(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Redriven>, Problem> {
     let payload = sqlx::query_scalar!("SELECT payload FROM dead_letters WHERE id = $1", id)
         .fetch_optional(&app.db)
         .await

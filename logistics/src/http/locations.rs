@@ -204,7 +204,9 @@ async fn batch(
         Err(_) => from_json::<Points<Box<RawValue>>>(&body)?
             .points
             .iter()
-            .map(|point| from_json::<Fix>(point.get().as_bytes()).map_err(|problem| reason(&problem)))
+            .map(|point| {
+                from_json::<Fix>(point.get().as_bytes()).map_err(|problem| reason(&problem))
+            })
             .collect(),
     };
     if !(1..=POINTS_MAX).contains(&points.len()) {

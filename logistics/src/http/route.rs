@@ -70,9 +70,9 @@ impl Span {
     }
 
     fn limit(&self) -> Result<i64, Problem> {
-        Some(self.limit.unwrap_or(LIMIT_DEFAULT)).filter(|limit| (1..=LIMIT_MAX).contains(limit)).ok_or_else(
-            || Problem::unprocessable().field("limit", "must be between 1 and 10000"),
-        )
+        Some(self.limit.unwrap_or(LIMIT_DEFAULT))
+            .filter(|limit| (1..=LIMIT_MAX).contains(limit))
+            .ok_or_else(|| Problem::unprocessable().field("limit", "must be between 1 and 10000"))
     }
 }
 
@@ -176,7 +176,8 @@ async fn get_route(
     };
     let mut response = ([(header::CONTENT_TYPE, content_type)], body).into_response();
     // The other formats have no room for a cursor.
-    if let Some(link) = next.and_then(|next| format!("<?cursor={next}>; rel=\"next\"").parse().ok()) {
+    if let Some(link) = next.and_then(|next| format!("<?cursor={next}>; rel=\"next\"").parse().ok())
+    {
         response.headers_mut().insert(header::LINK, link);
     }
     Ok(response)
@@ -286,11 +287,7 @@ async fn get_hours(
     let span =
         Span { start_time: Some(start_time), end_time: Some(end_time), limit: None, cursor: None };
     let (start, end) = span.times()?;
-    let hours = app
-        .history
-        .hours(driver_id, start, end)
-        .await
-        .map_err(|error| database(&error))?;
+    let hours = app.history.hours(driver_id, start, end).await.map_err(|error| database(&error))?;
     Ok(Json(Hours { driver_id, hours }))
 }
 

@@ -158,9 +158,10 @@ async fn acknowledge(
     done: &[Result<(), (u64, Problem)>],
     dealt_with: u64,
 ) -> Result<(), ()> {
-    let errors = done.iter().filter_map(|done| done.as_ref().err()).map(|(frame, problem)| {
-        json!({"n": frame, "error": problem}).to_string()
-    });
+    let errors = done
+        .iter()
+        .filter_map(|done| done.as_ref().err())
+        .map(|(frame, problem)| json!({"n": frame, "error": problem}).to_string());
     for text in errors.chain([format!("{{\"ack\":{dealt_with}}}")]) {
         let sent = tokio::time::timeout(SEND_TIMEOUT, socket.send(Message::text(text))).await;
         sent.map_err(drop)?.map_err(drop)?;
