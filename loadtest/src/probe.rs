@@ -126,17 +126,22 @@ impl Probe {
     /// Samples until `enough`, then waits for the outstanding ones until `drained`.
     pub async fn run(mut self, enough: CancellationToken, drained: CancellationToken) -> Lag {
         let mut lag_us = crate::send::histogram();
-        let mut next_window = Instant::now();
+        let (mut next_window, mut taken) = (Instant::now(), 0);
         while !(drained.is_cancelled() || enough.is_cancelled() && self.outstanding.is_empty()) {
             if enough.is_cancelled() {
                 self.wanted.store(false, Ordering::Relaxed);
             } else if Instant::now() >= next_window && self.outstanding.len() < OUTSTANDING_MAX {
                 self.wanted.store(true, Ordering::Relaxed);
+                taken = 0;
                 let jitter = Duration::from_millis(600).mul_f64(rand::random());
                 next_window = Instant::now() + Duration::from_millis(700) + jitter;
             }
             while let Ok(sample) = self.samples.try_recv() {
                 self.outstanding.push(sample);
+                taken += 1;
+            }
+            if taken >= SAMPLES {
+                self.wanted.store(false, Ordering::Relaxed);
             }
             if self.look(&mut lag_us).await.is_err() {
                 // The database is away; its outage belongs to the lag of what waits.

@@ -1,18 +1,24 @@
 //! The summary of a run: its stable JSON form, thresholds, and a version for people.
 
-use std::{collections::BTreeMap, fmt::Write as _, str::FromStr};
+use std::collections::BTreeMap;
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
-use serde_json::{Map, Value};
 
 use crate::check::{Backlog, Findings};
+
+mod text;
+mod threshold;
+
+pub use threshold::{Threshold, ThresholdResult};
 
 /// What a run showed. `null` means that it was not measured.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Summary {
     /// `gps` or `replay`.
     pub scenario: &'static str,
+    /// How many drivers sent.
+    pub drivers: u32,
     /// Events per second that were to be sent.
     pub requested_rate: f64,
     /// Events per second that were acknowledged.
@@ -140,113 +146,6 @@ pub struct RouteReport {
     pub examples: Vec<String>,
 }
 
-/// A bound on one figure, such as `accept_p99_ms<20`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Threshold {
-    name: String,
-    comparison: Comparison,
-    bound: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Less,
-    AtMost,
-    Greater,
-    AtLeast,
-    Equal,
-}
-
-/// Whether a threshold held.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct ThresholdResult {
-    /// As it was given.
-    pub threshold: String,
-    /// The figure; `null` when it was not measured, which fails the threshold.
-    pub value: Option<f64>,
-    /// Whether it held.
-    pub passed: bool,
-}
-
-/// Longer signs first: `<=` starts with `<`.
-const SIGNS: [(&str, Comparison); 6] = [
-    ("<=", Comparison::AtMost),
-    (">=", Comparison::AtLeast),
-    ("==", Comparison::Equal),
-    ("<", Comparison::Less),
-    (">", Comparison::Greater),
-    ("=", Comparison::Equal),
-];
-
-impl FromStr for Threshold {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let at = text
-            .find(['<', '>', '='])
-            .ok_or_else(|| format!("{text:?} is not a threshold such as accept_p99_ms<20"))?;
-        let (name, rest) = (text[..at].trim(), &text[at..]);
-        let (comparison, bound) = SIGNS
-            .iter()
-            .find_map(|(sign, comparison)| Some((*comparison, rest.strip_prefix(sign)?)))
-            .ok_or_else(|| format!("{text:?} has no comparison"))?;
-        let bound = bound.trim().parse().map_err(|_| format!("{text:?} has no number"))?;
-        let known = figures(&Summary::full());
-        if !known.contains_key(name) {
-            let known: Vec<_> = known.into_keys().collect();
-            return Err(format!("no figure is called {name:?}; there are {}", known.join(", ")));
-        }
-        Ok(Self { name: name.to_owned(), comparison, bound })
-    }
-}
-
-impl std::fmt::Display for Threshold {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let sign = SIGNS.iter().find(|(_, comparison)| *comparison == self.comparison);
-        write!(f, "{}{}{}", self.name, sign.map_or("", |(sign, _)| sign), self.bound)
-    }
-}
-
-impl Threshold {
-    fn judge(&self, value: Option<f64>) -> ThresholdResult {
-        let passed = value.is_some_and(|value| match self.comparison {
-            Comparison::Less => value < self.bound,
-            Comparison::AtMost => value <= self.bound,
-            Comparison::Greater => value > self.bound,
-            Comparison::AtLeast => value >= self.bound,
-            Comparison::Equal => value == self.bound,
-        });
-        ThresholdResult { threshold: self.to_string(), value, passed }
-    }
-}
-
-/// Every number of the summary by its flat name: `accept_ms.p99` is `accept_p99_ms`, other
-/// nesting is joined by `_`.
-fn figures(summary: &Summary) -> BTreeMap<String, Option<f64>> {
-    let mut figures = BTreeMap::new();
-    // A summary is plain data, which serialises.
-    if let Ok(Value::Object(object)) = serde_json::to_value(summary) {
-        flatten(&object, "", &mut figures);
-    }
-    figures
-}
-
-fn flatten(object: &Map<String, Value>, prefix: &str, figures: &mut BTreeMap<String, Option<f64>>) {
-    for (key, value) in object {
-        let name = match (prefix, prefix.strip_suffix("_ms")) {
-            ("", _) => key.clone(),
-            (_, Some(stem)) => format!("{stem}_{key}_ms"),
-            (prefix, None) => format!("{prefix}_{key}"),
-        };
-        match value {
-            Value::Object(inner) => flatten(inner, &name, figures),
-            Value::Number(number) => drop(figures.insert(name, number.as_f64())),
-            Value::Null => drop(figures.insert(name, None)),
-            _ => {}
-        }
-    }
-}
-
 impl Summary {
     /// One with every part, to know the names of all figures.
     fn full() -> Self {
@@ -269,11 +168,7 @@ impl Summary {
 
     /// Applies the thresholds and the checks, and settles whether the run passed.
     pub fn judge(&mut self, thresholds: &[Threshold]) {
-        let figures = figures(self);
-        self.thresholds = thresholds
-            .iter()
-            .map(|threshold| threshold.judge(figures.get(&threshold.name).copied().flatten()))
-            .collect();
+        self.thresholds = threshold::judge(self, thresholds);
         self.passed = self.failures().is_empty();
     }
 
@@ -300,114 +195,6 @@ impl Summary {
             None => format!("{} was not measured", threshold.threshold),
         }));
         failures
-    }
-
-    /// The summary for people.
-    pub fn to_text(&self) -> String {
-        let mut text = String::new();
-        let mut line = |name: &str, value: String| {
-            let _infallible = writeln!(text, "  {name:<22}{value}");
-        };
-        let counts = |counts: &BTreeMap<String, u64>| {
-            let counts: Vec<_> = counts.iter().map(|(why, n)| format!("{why}: {n}")).collect();
-            counts.join(", ")
-        };
-        line("scenario", self.scenario.to_owned());
-        line(
-            "rate",
-            format!(
-                "{:.0} events/s of {:.0} requested, over {:.1} s",
-                self.achieved_rate, self.requested_rate, self.measured_s
-            ),
-        );
-        line("accepted", format!("{} of {} issued", self.accepted, self.issued));
-        if !self.rejected.is_empty() {
-            line("refused for good", counts(&self.rejected));
-        }
-        if !self.repeated.is_empty() {
-            line("repeated", counts(&self.repeated));
-        }
-        if self.unsure + self.dropped > 0 {
-            line("never acknowledged", format!("{}, dropped {}", self.unsure, self.dropped));
-        }
-        for (name, value) in [
-            ("accept", self.accept_ms),
-            ("  of it waiting", self.wait_ms),
-            ("history lag", self.history_lag_ms),
-            ("device to socket", self.push_ms),
-        ] {
-            if let Some(p) = value {
-                line(
-                    name,
-                    format!(
-                        "p50 {:.2} ms, p95 {:.2}, p99 {:.2}, max {:.2} ({} values)",
-                        p.p50, p.p95, p.p99, p.max, p.count
-                    ),
-                );
-            }
-        }
-        if let Some(watchers) = &self.watchers {
-            line(
-                "watchers",
-                format!(
-                    "{} sockets, {} slow, {} updates, {} reopened, behind: {}",
-                    watchers.sockets,
-                    watchers.slow,
-                    watchers.updates,
-                    watchers.reopened,
-                    watchers.behind.map_or("not checked".into(), |n| n.to_string())
-                ),
-            );
-        }
-        match &self.cpu_us_per_event {
-            Some(cpu) => line(
-                "CPU per event",
-                format!(
-                    "{:.1} µs: service {:.1}, Redis {:.1}, PostgreSQL {:.1}",
-                    cpu.total, cpu.service, cpu.redis, cpu.postgres
-                ),
-            ),
-            None => line("CPU per event", "not measured".into()),
-        }
-        if let Some(own) = self.generator_cpu_us_per_event {
-            line("  the generator's", format!("{own:.1} µs"));
-        }
-        if let Some(drain_s) = self.drain_s {
-            line("queue empty after", format!("{drain_s:.2} s"));
-        }
-        match &self.check {
-            Some(check) => line(
-                "check",
-                format!(
-                    "{} stored of {} distinct ({} repeats), {} lost, {} twice, {} foreign, {} altered, \
-                     {} dead letters, {} wrong current positions",
-                    check.stored,
-                    check.distinct,
-                    check.repeats,
-                    check.lost,
-                    check.duplicated,
-                    check.foreign,
-                    check.altered,
-                    check.dead_lettered,
-                    check.current_wrong
-                ),
-            ),
-            None => line("check", "NOT CHECKED".into()),
-        }
-        if let Some(routes) = &self.routes {
-            line(
-                "routes",
-                format!(
-                    "{} read back, {} points, {} different",
-                    routes.routes, routes.points, routes.different
-                ),
-            );
-        }
-        for failure in self.failures() {
-            line("FAILED", failure);
-        }
-        line("result", if self.passed { "passed".into() } else { "FAILED".into() });
-        text
     }
 }
 

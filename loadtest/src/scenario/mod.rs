@@ -1,30 +1,29 @@
 //! What every scenario does around its plan: set-up, measuring, and the check afterwards.
 
+mod common;
 pub mod gps;
 pub mod replay;
 mod routes;
 
 use std::{
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use platform::auth::{Role, Signer};
-use secrecy::SecretString;
+use platform::auth::Signer;
 use tokio_util::sync::CancellationToken;
 
+pub use self::common::{BadUsage, Carrier, Common, Frames};
 use crate::{
-    check::{Ledger, Scope, Stores, Verdict, verify},
-    client::Target,
+    check::{Ledger, Scope, Verdict, verify},
     cpu::{self, Processes, Usage},
-    pace::{Clock, parse_duration, parse_share},
+    pace::Clock,
     plan::{Drivers, Plan},
     probe,
     progress::Progress,
-    report::{CpuPerEvent, Percentiles, Summary, Threshold, WatcherReport},
-    send::{self, Fate, Live, Outcome, Settings, Transport},
+    report::{CpuPerEvent, Percentiles, Summary, WatcherReport},
+    send::{self, Fate, Live, Outcome, Settings},
     sockets::{self, Watchers},
 };
 
@@ -32,168 +31,12 @@ use crate::{
 const DRAIN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long watchers get to see their driver's newest position once all is quiet (I11).
 const WATCHERS_WITHIN: Duration = Duration::from_secs(10);
-const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
-
-/// What the caller of the program got wrong; everything else is a failed run.
-#[derive(Debug)]
-pub struct BadUsage(pub String);
-
-impl std::fmt::Display for BadUsage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for BadUsage {}
-
-/// How fixes travel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Carrier {
-    /// Requests over keep-alive connections
-    Http,
-    /// One WebSocket per driver
-    Ws,
-}
-
-/// How a fix is written into a WebSocket frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub enum Frames {
-    /// A text frame with the JSON of a single request
-    Json,
-    /// A binary frame with the wire form of a position
-    Binary,
-}
-
-/// Settings of every scenario.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Common {
-    /// Base address of the service, such as <http://127.0.0.1:8002>
-    #[arg(long, env = "LOGISTICS_URL", value_parser = |url: &str| Target::parse(url).map_err(|e| e.to_string()))]
-    url: Target,
-    /// Send fleet batches of this many fixes, 1 to 500, instead of one request per fix
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=500), conflicts_with = "transport")]
-    batch: Option<u32>,
-    /// How fixes travel
-    #[arg(long, value_enum, default_value = "http")]
-    transport: Carrier,
-    /// What the frames of --transport ws hold
-    #[arg(long, value_enum, default_value = "json")]
-    frames: Frames,
-    /// Most HTTP connections; fixes wait while all are busy, and the wait counts
-    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..))]
-    connections: u16,
-    /// Customers that watch one driver each
-    #[arg(long, default_value_t = 0)]
-    watchers: u32,
-    /// The share of watchers that subscribe and never read
-    #[arg(long, default_value = "0%", value_parser = parse_share)]
-    slow_watchers: f64,
-    /// Send for this long before measuring; the check covers these events too
-    #[arg(long, default_value = "0s", value_parser = parse_duration)]
-    warm_up: Duration,
-    /// How long after the end refused fixes are still repeated
-    #[arg(long, default_value = "30s", value_parser = parse_duration)]
-    grace: Duration,
-    /// The lowest driver id
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=i64::MAX / 2))]
-    first_driver: i64,
-    /// How many shards the system has
-    #[arg(long, default_value_t = contracts::streams::SHARDS_DEFAULT, env = "GPS_SHARDS")]
-    shards: u16,
-    /// Write the summary as JSON to this file
-    #[arg(long)]
-    summary: Option<PathBuf>,
-    /// Fail unless this holds, such as accept_p99_ms<20; may be repeated
-    #[arg(long = "threshold")]
-    thresholds: Vec<Threshold>,
-    /// Measure only what clients see: no check, no history lag; for a service whose stores are out
-    /// of reach
-    #[arg(long)]
-    no_check: bool,
-    /// Private key that the service trusts, PEM
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    signing_key_file: PathBuf,
-    /// `iss` of the tokens
-    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
-    issuer: String,
-    /// `aud` of the tokens
-    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
-    audience: String,
-    /// The logistics database, to check what is stored
-    #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
-    database_url: Option<SecretString>,
-    /// The Redis that holds the queue
-    #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
-    queue_url: Option<SecretString>,
-    /// The Redis that holds current positions
-    #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
-    live_url: Option<SecretString>,
-    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
-    #[arg(long, env = "DEVSTACK_PROCESSES")]
-    processes: Option<String>,
-}
 
 /// A finished run, with what a scenario needs for checks of its own.
 pub(crate) struct Finished {
     pub(crate) summary: Summary,
     pub(crate) outcome: Outcome,
     pub(crate) signer: Arc<Signer>,
-}
-
-impl Common {
-    fn drivers(&self, count: u32) -> Result<Drivers, BadUsage> {
-        if count == 0 || self.watchers > count {
-            return Err(BadUsage(
-                "there must be a driver, and at most one watcher for each".into(),
-            ));
-        }
-        Ok(Drivers { first: self.first_driver, count })
-    }
-
-    fn stores(&self) -> anyhow::Result<Option<Stores>> {
-        if self.no_check {
-            return Ok(None);
-        }
-        let (Some(database), Some(queue), Some(live)) =
-            (&self.database_url, &self.queue_url, &self.live_url)
-        else {
-            let missing = "the check needs LOGISTICS_DATABASE_URL, REDIS_QUEUE_URL and \
-                           REDIS_LIVE_URL; --no-check does without";
-            return Err(BadUsage(missing.into()).into());
-        };
-        Stores::new(database, queue, live, self.shards).map(Some)
-    }
-
-    fn transport(&self, signer: &Signer, drivers: Drivers) -> Transport {
-        let tokens = || -> Arc<[String]> {
-            let token =
-                |index| signer.access(Role::Driver, drivers.id(index).get(), &[], TOKEN_TTL);
-            (0..drivers.count).map(token).collect()
-        };
-        let connections = usize::from(self.connections);
-        match (self.batch, self.transport) {
-            (Some(size), _) => Transport::Batch {
-                token: signer.access(Role::Service, 1, &[], TOKEN_TTL),
-                size,
-                connections,
-            },
-            (None, Carrier::Http) => Transport::Single { tokens: tokens(), connections },
-            (None, Carrier::Ws) => {
-                Transport::Stream { tokens: tokens(), binary: self.frames == Frames::Binary }
-            }
-        }
-    }
-
-    /// Judges the thresholds and writes the summary.
-    fn conclude(&self, mut summary: Summary) -> anyhow::Result<Summary> {
-        summary.judge(&self.thresholds);
-        if let Some(path) = &self.summary {
-            let json = serde_json::to_string_pretty(&summary)?;
-            std::fs::write(path, json + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(summary)
-    }
 }
 
 /// Sends the plan, waits until things are quiet, and checks.
@@ -305,6 +148,7 @@ pub(crate) async fn run(
     let findings = verdict.map(|verdict| verdict.findings);
     let summary = Summary {
         scenario,
+        drivers: drivers.count,
         requested_rate,
         achieved_rate: measured as f64 / outcome.measured_for.as_secs_f64().max(1e-6),
         accepted: live.accepted.load(Ordering::Relaxed),

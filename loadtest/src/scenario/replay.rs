@@ -36,7 +36,8 @@ pub struct Args {
     /// Trace seconds per second, such as 60x
     #[arg(long, default_value = "60x", value_parser = parse_speed)]
     speed: f64,
-    /// Make a driver of every (taxi, hour), at most this many, those with the most points
+    /// Make a driver of every (taxi, hour), at most this many, those with the most points; a trace
+    /// may hold fewer, and the summary says how many there were
     #[arg(long)]
     drivers: Option<u32>,
     /// Fixes per second, interpolated along the tracks

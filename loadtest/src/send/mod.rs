@@ -60,7 +60,7 @@ pub enum Transport {
         /// The limit.
         connections: usize,
     },
-    /// Fleet batches with a service's token.
+    /// Fleet batches with a service's token; a batch is due when its last fix is.
     Batch {
         /// The service's token.
         token: String,
