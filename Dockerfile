@@ -1,0 +1,33 @@
+# Images: `logistics` (the last stage, so the default) and `tools` (devstack, for keys and tokens).
+# The toolchain's version is that of rust-toolchain.toml, which stays outside: it would have rustup
+# fetch the same toolchain again.
+FROM rust:1.95.0-bookworm AS build
+WORKDIR /src
+COPY . .
+# Queries were checked when they were written (.sqlx): no database is needed here.
+ENV SQLX_OFFLINE=true
+# The cache is no part of any layer, so what is wanted of it is copied out by the same step.
+RUN --mount=type=cache,target=/usr/local/cargo/registry \
+    --mount=type=cache,target=/src/target \
+    cargo build --release --locked --package logistics --package devstack \
+    && install -D --target-directory=/out target/release/logistics target/release/devstack
+
+FROM debian:bookworm-slim AS base
+RUN groupadd --gid 10001 swift \
+    && useradd --uid 10001 --gid 10001 --no-create-home --shell /usr/sbin/nologin swift
+
+FROM base AS tools
+COPY --from=build /out/devstack /usr/local/bin/devstack
+# New volumes take over the owner of the folder that they are mounted on.
+RUN install --directory --owner=swift --group=swift --mode=0700 /signing \
+    && install --directory --owner=swift --group=swift --mode=0755 /verify
+USER 10001:10001
+ENTRYPOINT ["devstack"]
+
+FROM base AS logistics
+COPY --from=build /out/logistics /usr/local/bin/logistics
+USER 10001:10001
+ENV LOGISTICS_LISTEN=0.0.0.0:8002 LOG_FORMAT=json
+EXPOSE 8002
+ENTRYPOINT ["logistics"]
+CMD ["all"]
