@@ -111,6 +111,20 @@ fn the_command_gets_addresses_that_work() {
 }
 
 #[test]
+fn services_are_ready_before_the_command_runs() {
+    let temp = temp_dir();
+    let script = "echo $DEVSTACK_PROCESSES; exec 3<>/dev/tcp/${LOGISTICS_URL#http://127.0.0.1:}";
+    let script = script.replace("/dev/tcp/", "/dev/tcp/127.0.0.1/");
+    let script = format!("{script}; printf 'GET /readyz HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3");
+    let found = output(exec(temp.path(), &["--services"], &["bash", "-c", &script]));
+    let said = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert_eq!(found.status.code(), Some(0), "{}", String::from_utf8_lossy(&found.stderr));
+    assert!(said.starts_with("service="), "{said}");
+    assert!(said.contains(" 200 "), "{said}");
+    assert_eq!(entries(temp.path()), 0, "temporary data stays");
+}
+
+#[test]
 fn a_signal_reaches_the_command_and_the_stores_end_after_it() {
     let temp = temp_dir();
     let mut running = Running::start(temp.path(), &[], WAITING);

@@ -132,17 +132,33 @@ pub fn moved_data(dir: &Path) -> Option<PathBuf> {
     place.is_dir().then_some(place)
 }
 
-/// A folder for sockets that only `account` (or we) can enter: in `place` when the path stays within
-/// the limits of unix sockets, else a short one under `/tmp` that is the same at every start.
-fn socket_dir(place: &Path, account: Option<Account>, name: &str) -> anyhow::Result<PathBuf> {
-    let near = place.join("socket");
-    if near.as_os_str().len() + 1 + name.len() <= SOCKET_PATH_LEN_MAX {
-        private_dir(&near, account)?;
-        return Ok(near);
+/// A folder for sockets that only their server's account (or we) can enter.
+struct SocketDir {
+    path: PathBuf,
+    /// Not in the server's own folder, so that nobody else would remove it.
+    apart: bool,
+}
+
+impl SocketDir {
+    /// In `place` when the path of `name` stays within the limits of unix sockets, else a short one
+    /// under `/tmp` that is the same at every start.
+    fn create(place: &Path, account: Option<Account>, name: &str) -> anyhow::Result<Self> {
+        let near = place.join("socket");
+        let apart = near.as_os_str().len() + 1 + name.len() > SOCKET_PATH_LEN_MAX;
+        let short = || PathBuf::from(format!("/tmp/swift-eats-{:016x}", hash(place)));
+        let path = if apart { short() } else { near };
+        private_dir(&path, account)?;
+        Ok(Self { path, apart })
     }
-    let short = PathBuf::from(format!("/tmp/swift-eats-{:016x}", hash(place)));
-    private_dir(&short, account)?;
-    Ok(short)
+}
+
+impl Drop for SocketDir {
+    fn drop(&mut self) {
+        if self.apart {
+            // A folder that stays is taken again by the next start.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
 }
 
 /// Creates a folder of mode 0700 for `account` (or us), and refuses one that somebody else made.
@@ -227,13 +243,15 @@ mod tests {
         let long = root.path().join("x".repeat(120));
         std::fs::create_dir(&long).expect("a long folder");
 
-        let dir = socket_dir(&long, None, "redis.sock").expect("a socket folder");
-        assert!(dir.join("redis.sock").as_os_str().len() <= SOCKET_PATH_LEN_MAX);
-        assert_eq!(dir, socket_dir(&long, None, "redis.sock").expect("the same again"));
-        std::fs::remove_dir(&dir).expect("ours to remove");
+        let short = SocketDir::create(&long, None, "redis.sock").expect("a socket folder");
+        assert!(short.path.join("redis.sock").as_os_str().len() <= SOCKET_PATH_LEN_MAX);
+        let again = SocketDir::create(&long, None, "redis.sock").expect("the same again");
+        assert_eq!(short.path, again.path);
+        drop(again);
+        assert!(!short.path.exists(), "left behind");
 
-        let near = socket_dir(root.path(), None, "redis.sock").expect("a socket folder");
-        assert!(near.starts_with(root.path()));
+        let near = SocketDir::create(root.path(), None, "redis.sock").expect("a socket folder");
+        assert!(near.path.starts_with(root.path()));
     }
 
     #[test]
@@ -242,7 +260,7 @@ mod tests {
         let open = root.path().join("socket");
         std::fs::create_dir(&open).expect("a folder");
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o755)).expect("its mode");
-        assert!(socket_dir(root.path(), None, "redis.sock").is_err());
+        assert!(SocketDir::create(root.path(), None, "redis.sock").is_err());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, Connection, Executor};
 
 use super::install::{self, Install};
 use super::process::{Account, Launch, Process};
-use super::{Home, free_port, hash, leftover, moved_data, private_dir, socket_dir};
+use super::{Home, SocketDir, free_port, hash, leftover, moved_data, private_dir};
 
 /// Recovery after a crash replays up to `max_wal_size` of log.
 const START_LIMIT: Duration = Duration::from_secs(120);
@@ -80,7 +80,7 @@ pub struct PostgresServer {
     place: PathBuf,
     install: Install,
     account: Option<Account>,
-    socket_dir: PathBuf,
+    socket_dir: SocketDir,
     port: Mutex<u16>,
     process: Mutex<Option<Process>>,
 }
@@ -99,7 +99,7 @@ impl PostgresServer {
         let wanted = std::fs::read_to_string(place.join("data/PG_VERSION")).ok();
         let wanted = wanted.and_then(|text| text.trim().parse().ok());
         let install = install::find(wanted, options.timescaledb == Timescaledb::Auto)?;
-        let socket_dir = socket_dir(&place, account, ".s.PGSQL.65535.lock")?;
+        let socket_dir = SocketDir::create(&place, account, ".s.PGSQL.65535.lock")?;
         let port = Mutex::new(free_port()?);
         let process = Mutex::new(None);
         let server = Self { home, place, install, account, socket_dir, port, process };
@@ -123,7 +123,7 @@ impl PostgresServer {
 
     /// The URL of a database over the unix socket, which only this account and root can open.
     pub fn url(&self, database: &str) -> String {
-        let (port, dir) = (*self.port.lock(), self.socket_dir.display());
+        let (port, dir) = (*self.port.lock(), self.socket_dir.path.display());
         format!("postgres://{USER}@localhost:{port}/{database}?host={dir}")
     }
 
@@ -283,7 +283,7 @@ impl PostgresServer {
 
     fn write_settings(&self) -> anyhow::Result<()> {
         let port = self.port.lock().to_string();
-        let sockets = self.socket_dir.display().to_string();
+        let sockets = self.socket_dir.path.display().to_string();
         let compression = if self.install.lz4 { "lz4" } else { "on" };
         let own = [
             ("port", port.as_str()),
@@ -339,7 +339,7 @@ impl PostgresServer {
 
     async fn connect(&self) -> sqlx::Result<PgConnection> {
         let options = PgConnectOptions::new_without_pgpass()
-            .socket(&self.socket_dir)
+            .socket(&self.socket_dir.path)
             .port(*self.port.lock())
             .username(USER)
             .database("postgres");

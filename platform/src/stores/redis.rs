@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rustix::process::Signal;
 
 use super::process::{Launch, Process};
-use super::{Home, free_port, is_program, leftover, program_dirs, socket_dir};
+use super::{Home, SocketDir, free_port, is_program, leftover, private_dir, program_dirs};
 
 /// Loading a large append-only file takes about a second per few hundred megabytes.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -59,6 +59,7 @@ pub struct RedisServer {
     socket: PathBuf,
     port: Mutex<u16>,
     process: Mutex<Option<Process>>,
+    _socket_dir: SocketDir,
 }
 
 impl RedisServer {
@@ -83,13 +84,15 @@ impl RedisServer {
         let program = find()?;
         let home = Home::claim(dir)?;
         clean_up(&home)?;
-        std::fs::create_dir_all(home.dir.join("data"))?;
-        let socket = socket_dir(&home.dir, None, "redis.sock")?.join("redis.sock");
+        private_dir(&home.dir.join("data"), None)?;
+        let socket_dir = SocketDir::create(&home.dir, None, "redis.sock")?;
+        let socket = socket_dir.path.join("redis.sock");
         let owned = |&(key, value): &(&str, &str)| (key.to_owned(), value.to_owned());
         let settings = role.settings().iter().chain(extra).map(owned).collect();
         let port = Mutex::new(free_port()?);
         let process = Mutex::new(None);
-        let server = Self { home, program, settings, socket, port, process };
+        let server =
+            Self { home, program, settings, socket, port, process, _socket_dir: socket_dir };
         for _ in 0..3 {
             match server.launch().await {
                 Err(error) if error.to_string().contains("Address already in use") => {
