@@ -27,7 +27,7 @@ pub use backlog::Backlog;
 
 /// How many findings are spelled out.
 const EXAMPLES_MAX: usize = 5;
-/// The live lane is not transactional with the history: it gets this long to agree with it.
+/// [`Stores::current_within`] of a system that is to keep its promises.
 const CURRENT_WITHIN: Duration = Duration::from_secs(10);
 
 /// The stores that a check looks into.
@@ -41,6 +41,8 @@ pub struct Stores {
     pub live: ConnectionManager,
     /// How many shards the system has.
     pub shards: u16,
+    /// The live lane is not transactional with the history: it gets this long to agree with it.
+    pub current_within: Duration,
 }
 
 impl Stores {
@@ -57,6 +59,7 @@ impl Stores {
             queue: redis(queue_url)?,
             live: redis(live_url)?,
             shards,
+            current_within: CURRENT_WITHIN,
         })
     }
 
@@ -231,8 +234,8 @@ pub async fn verify(stores: &Stores, ledger: Ledger, scope: Scope) -> anyhow::Re
         let wrong = current_wrong(stores, scope, &newest).await;
         match wrong {
             Ok(wrong) if wrong.is_empty() => break wrong,
-            Ok(wrong) if started.elapsed() > CURRENT_WITHIN => break wrong,
-            Err(error) if started.elapsed() > CURRENT_WITHIN => {
+            Ok(wrong) if started.elapsed() > stores.current_within => break wrong,
+            Err(error) if started.elapsed() > stores.current_within => {
                 return Err(error).context("the current positions cannot be read");
             }
             _ => tokio::time::sleep(Duration::from_millis(250)).await,

@@ -3,6 +3,9 @@
 use contracts::streams::{HISTORY_GROUP, gps_stream};
 use redis::{Value, aio::ConnectionManager};
 
+/// As many waiting entries of a shard are counted one by one; beyond it Redis' own count will do.
+const LOOK_MAX: u64 = 100;
+
 /// Entries that wait for the history's consumers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Backlog {
@@ -36,21 +39,21 @@ pub(super) async fn read(queue: &mut ConnectionManager, shards: u16) -> anyhow::
             continue;
         };
         backlog.pending += group.pending;
-        backlog.waiting += match group.lag {
-            Some(lag) => lag,
-            // Redis forgets the lag after an XDEL: ask for what follows the last delivery.
-            None => {
-                let after: Vec<Value> = redis::cmd("XRANGE")
-                    .arg(&stream)
-                    .arg(format!("({}", group.last_delivered))
-                    .arg("+")
-                    .arg("COUNT")
-                    .arg(1_000)
-                    .query_async(queue)
-                    .await?;
-                after.len() as u64
-            }
-        };
+        // After an XDEL Redis either forgets the lag or counts too much: ask for what follows the
+        // last delivery.
+        if group.lag != Some(0) {
+            let after: Vec<Value> = redis::cmd("XRANGE")
+                .arg(&stream)
+                .arg(format!("({}", group.last_delivered))
+                .arg("+")
+                .arg("COUNT")
+                .arg(LOOK_MAX)
+                .query_async(queue)
+                .await?;
+            let seen = after.len() as u64;
+            backlog.waiting +=
+                if seen < LOOK_MAX { seen } else { group.lag.unwrap_or(LOOK_MAX).max(seen) };
+        }
     }
     Ok(backlog)
 }

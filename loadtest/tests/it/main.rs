@@ -1,0 +1,5 @@
+//! The generator against a server that misbehaves on purpose, and the check against real stores
+//! that were tampered with.
+
+mod check;
+mod send;
