@@ -70,23 +70,30 @@ async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket,
 }
 
 async fn hear(socket: &mut Socket) -> Value {
-    loop {
-        match timeout(DEADLINE, socket.next()).await.expect("the server says nothing") {
-            Some(Ok(Message::Text(text))) => return serde_json::from_str(&text).unwrap(),
-            Some(Ok(Message::Ping(_))) => {}
-            other => panic!("{other:?} instead of a text"),
-        }
+    match next(socket).await {
+        Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
+        other => panic!("{other:?} instead of a text"),
     }
 }
 
 async fn hear_close(socket: &mut Socket) -> u16 {
-    loop {
-        match timeout(DEADLINE, socket.next()).await.expect("the server says nothing") {
-            Some(Ok(Message::Close(Some(frame)))) => return frame.code.into(),
-            Some(Ok(Message::Ping(_))) => {}
-            other => panic!("{other:?} instead of the end"),
-        }
+    match next(socket).await {
+        Some(Ok(Message::Close(Some(frame)))) => frame.code.into(),
+        other => panic!("{other:?} instead of the end"),
     }
+}
+
+/// The next message that is not a ping, which must not make a test wait any longer.
+async fn next(socket: &mut Socket) -> Option<Result<Message, Error>> {
+    let next = async {
+        loop {
+            match socket.next().await {
+                Some(Ok(Message::Ping(_))) => {}
+                other => return other,
+            }
+        }
+    };
+    timeout(DEADLINE, next).await.expect("the server says nothing")
 }
 
 #[tokio::test]
