@@ -6,11 +6,14 @@ WORKDIR /src
 COPY . .
 # Queries were checked when they were written (.sqlx): no database is needed here.
 ENV SQLX_OFFLINE=true
-# The cache is no part of any layer, so what is wanted of it is copied out by the same step.
+# One after the other: together, devstack's features would be in logistics too. The cache is no part
+# of any layer, so what is wanted of it is copied out by the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package logistics --package devstack \
-    && install -D --target-directory=/out target/release/logistics target/release/devstack
+    cargo build --release --locked --package logistics \
+    && install -D --target-directory=/out target/release/logistics \
+    && cargo build --release --locked --package devstack \
+    && install -D --target-directory=/out target/release/devstack
 
 FROM debian:bookworm-slim AS base
 RUN groupadd --gid 10001 swift \
