@@ -134,20 +134,26 @@ impl Courier {
     /// was done to the order meanwhile. For the first orders of a town that is already busy.
     pub fn take_underway(&mut self, town: &Streets, job: Job, part: f64) -> Option<Done> {
         // Driving to the restaurant and to the door take about as long; waiting takes less.
-        if part < 0.45 {
+        if part < 0.4 {
             self.take(town, job);
-            self.vehicle.skip(town, part / 0.45);
+            self.vehicle.skip(town, part / 0.4);
             return None;
         }
-        self.vehicle = Vehicle::parked(self.vehicle.kind, 1.0, job.restaurant);
-        if part < 0.55 {
+        if part < 0.5 {
+            self.vehicle.park(job.restaurant);
             let until_s = self.rng.random_range(0.0..AT_RESTAURANT_S[1]);
             self.task = Task::AtRestaurant(job, until_s);
             return None;
         }
-        self.drive(town, job.door);
-        self.vehicle.skip(town, (part - 0.55) / 0.45);
-        self.task = Task::ToDoor(job);
+        if part < 0.9 {
+            self.vehicle.park(job.restaurant);
+            self.drive(town, job.door);
+            self.vehicle.skip(town, (part - 0.5) / 0.4);
+            self.task = Task::ToDoor(job);
+        } else {
+            self.vehicle.park(job.door);
+            self.task = Task::AtDoor(job, self.rng.random_range(0.0..AT_DOOR_S[1]));
+        }
         Some(Done::PickedUp(job.order))
     }
 

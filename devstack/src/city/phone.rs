@@ -244,3 +244,38 @@ fn normal(rng: &mut StdRng) -> f64 {
     let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
     radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_leaves_a_phone_without_network() {
+        let settings = PhoneSettings { interval_s: 5.0, silent_every_s: 60.0, resent: 0.5 };
+        let spot = Spot::default();
+        let truth = Truth { spot, speed_mps: 5.0, heading_deg: 90.0, order: None };
+        let (mut silences, mut resends) = (0, 0);
+        for seed in 0..20 {
+            let mut phone = Phone::new(&settings, seed);
+            let mut last_us = 0;
+            for tick_us in (100_000..1_800_000_000).step_by(100_000) {
+                let silent = phone.silent;
+                let mut sent = Vec::new();
+                let mut send = |at_us, why, _: Vec<Fix>| sent.push((at_us, why));
+                while phone.next_fix_us() < tick_us {
+                    phone.take_fix(&truth, &mut send);
+                }
+                phone.catch_up(tick_us, &mut send);
+                for (at_us, why) in sent {
+                    let dark = silent.is_some_and(|[from, to]| (from..to).contains(&at_us));
+                    assert!(!dark, "{why:?} at {at_us} within {silent:?}");
+                    assert!((last_us..=tick_us).contains(&at_us), "{why:?} out of order");
+                    last_us = at_us;
+                    resends += usize::from(why == Why::Again);
+                }
+                silences += usize::from(silent != phone.silent);
+            }
+        }
+        assert!(silences > 200 && resends > 1_000, "{silences} silences, {resends} resends");
+    }
+}

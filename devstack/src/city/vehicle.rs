@@ -73,8 +73,14 @@ pub struct Vehicle {
 impl Vehicle {
     /// A vehicle that stands at a kerb.
     pub fn parked(kind: Kind, style: f64, kerb: Kerb) -> Self {
-        let route = Route { streets: vec![kerb.street], start_m: kerb.at_m, end_m: kerb.at_m };
+        let route = parking(kerb);
         Self { kind, style, route, done: 0, at_m: kerb.at_m, speed_mps: 0.0 }
+    }
+
+    /// Puts it at another kerb, without driving there.
+    pub fn park(&mut self, kerb: Kerb) {
+        self.follow(parking(kerb));
+        self.speed_mps = 0.0;
     }
 
     /// Takes a route that starts where the vehicle is now; it keeps its speed.
@@ -183,6 +189,11 @@ impl Vehicle {
         let whole: f64 = before.iter().map(|s| town.streets[*s as usize].length_m).sum();
         whole + self.route.end_m - self.at_m
     }
+}
+
+/// The route of what stays where it is.
+fn parking(kerb: Kerb) -> Route {
+    Route { streets: vec![kerb.street], start_m: kerb.at_m, end_m: kerb.at_m }
 }
 
 /// Whether the lights of a crossing stop those who come along a bearing.

@@ -63,7 +63,12 @@ pub(super) async fn pictures(
 pub(super) async fn lines(stage: &Stage, stop: &CancellationToken) -> io::Result<()> {
     writeln!(io::stdout(), "Swift Eats: {}", stage.title)?;
     let (mut next_line, mut told_first, mut seen) = (Instant::now() + LINE_EVERY, false, 0);
+    let mut phase = *stage.phase.lock();
     while !stop.is_cancelled() {
+        let now = *stage.phase.lock();
+        if std::mem::replace(&mut phase, now) != now {
+            writeln!(io::stdout(), "{now}")?;
+        }
         let snapshot = stage.snapshot.lock().clone();
         if let Some(first) = snapshot.first_stored
             && !std::mem::replace(&mut told_first, true)

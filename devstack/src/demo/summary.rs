@@ -108,7 +108,7 @@ impl Summary<'_> {
         let first = snapshot.first_stored.map_or_else(|| "never".into(), short);
         let mut text = format!("\nSwift Eats demo: {}, {}\n", self.title, clock(self.ran_for));
         let mut row = |name: &str, value: String| {
-            text.push_str(&format!("  {name:<20}{value}\n"));
+            text.push_str(&format!("  {name:<22}{value}\n"));
         };
         row("first event stored", format!("{first} after the start"));
         row(
@@ -138,7 +138,7 @@ impl Summary<'_> {
         );
         row("CPU per event", cpu(self.cpu));
         for (name, kept, why) in self.promises() {
-            text.push_str(&format!("  {} {name:<20}{why}\n", if kept { "ok  " } else { "FAIL" }));
+            text.push_str(&format!("  {} {name:<22}{why}\n", if kept { "ok  " } else { "FAIL" }));
         }
         for example in &self.findings.examples {
             text.push_str(&format!("       {example}\n"));

@@ -2,6 +2,7 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
+    os::unix::process::parent_id,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -20,6 +21,7 @@ use loadtest::{
 };
 use platform::auth::Signer;
 use secrecy::SecretString;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -50,6 +52,8 @@ const RESENT: f64 = 0.004;
 const SEND_GRACE: Duration = Duration::from_secs(20);
 /// What is not in history so long after the end is a broken promise (I2).
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
+/// One wish to end may arrive twice: from the terminal and through the parent.
+const SAME_SIGNAL_WITHIN: Duration = Duration::from_millis(500);
 /// The exit code of a run that was cut short, as for a process ended by SIGINT.
 const CUT_SHORT: u8 = 130;
 
@@ -158,8 +162,8 @@ impl Town {
         observer: Observer,
         stores: &Stores,
     ) -> anyhow::Result<u8> {
-        let stop = platform::run::shutdown_on_signal();
-        let (abandon, shown) = (CancellationToken::new(), CancellationToken::new());
+        let [stop, abandon, shown] = std::array::from_fn(|_| CancellationToken::new());
+        obey_signals(stop.clone(), abandon.clone())?;
         let view = if io::stdout().is_terminal() && !args.plain {
             let view = View::open().context("the terminal cannot be used")?;
             view::read_keys(stop.clone(), abandon.clone(), shown.clone())?;
@@ -216,6 +220,31 @@ impl Town {
         let _ = io::stdout().write_all(summary.text().as_bytes()).and(shown);
         Ok(u8::from(!summary.is_good()))
     }
+}
+
+/// The first SIGINT or SIGTERM cancels `stop`; a later one, or one that came because the parent
+/// with the services has died, cancels `abandon`.
+fn obey_signals(stop: CancellationToken, abandon: CancellationToken) -> anyhow::Result<()> {
+    let listen = |kind| signal(kind).context("cannot listen to signals");
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut terminate = listen(SignalKind::terminate())?;
+    let parent = parent_id();
+    tokio::spawn(async move {
+        let mut first = None::<Instant>;
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            let again = first.is_some_and(|first| first.elapsed() > SAME_SIGNAL_WITHIN);
+            if again || parent_id() != parent {
+                abandon.cancel();
+            }
+            first.get_or_insert_with(Instant::now);
+            stop.cancel();
+        }
+    });
+    Ok(())
 }
 
 /// Registering many drivers must not hold up the end.

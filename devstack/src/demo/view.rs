@@ -23,7 +23,7 @@ use super::{
 };
 
 /// Width of the figures.
-const FIGURES_COLUMNS: u16 = 46;
+const FIGURES_COLUMNS: u16 = 48;
 /// How long the key reader waits before it looks whether it is still wanted.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -132,7 +132,7 @@ fn header<'a>(picture: &'a Picture<'_>) -> Line<'a> {
 fn table(picture: &Picture<'_>) -> Paragraph<'static> {
     let (snapshot, figures) = (picture.snapshot, picture.figures);
     let row = |name: &str, value: String| {
-        Line::from(vec![Span::from(format!(" {name:<16}")).dim(), Span::from(value).bold()])
+        Line::from(vec![Span::from(format!(" {name:<18}")).dim(), Span::from(value).bold()])
     };
     let split = |of: fn(&super::figures::CpuPerEvent) -> f64| {
         snapshot.cpu.as_ref().map_or_else(|| "-".into(), |cpu| format!("{:.0} µs", of(cpu)))
