@@ -45,7 +45,9 @@ pub struct Summary {
     pub wait_ms: Option<Percentiles>,
     /// Events whose due time came.
     pub issued: u64,
-    /// Refused for good, by status or reason.
+    /// Events refused for good.
+    pub refused: u64,
+    /// The same by status or reason.
     pub rejected: BTreeMap<String, u64>,
     /// Refused for now or broken off, by status or kind, and repeated.
     pub repeated: BTreeMap<String, u64>,
@@ -150,6 +152,7 @@ impl Summary {
     /// One with every part, to know the names of all figures.
     fn full() -> Self {
         Self {
+            accepted: 1,
             stored: Some(0),
             lost: Some(0),
             duplicated: Some(0),
@@ -175,6 +178,9 @@ impl Summary {
     /// What failed, in words.
     pub fn failures(&self) -> Vec<String> {
         let mut failures = Vec::new();
+        if self.accepted == 0 {
+            failures.push("nothing was accepted".into());
+        }
         if let Some(backlog) = self.backlog.filter(|backlog| !backlog.is_empty()) {
             failures.push(format!("the queue did not drain: {backlog:?}"));
         }
@@ -245,6 +251,7 @@ mod tests {
     #[test]
     fn a_failed_check_fails_the_run() {
         for failed in [
+            Summary { accepted: 0, ..good() },
             Summary { check: Some(Findings { lost: 1, ..Default::default() }), ..good() },
             Summary { backlog: Some(Backlog { waiting: 1, pending: 0 }), ..good() },
             Summary { routes: Some(RouteReport { different: 1, ..Default::default() }), ..good() },

@@ -30,8 +30,15 @@ impl Summary {
         if !self.repeated.is_empty() {
             line("repeated", counts(&self.repeated));
         }
-        if self.unsure + self.dropped > 0 {
-            line("never acknowledged", format!("{}, dropped {}", self.unsure, self.dropped));
+        let open = self.issued.saturating_sub(self.accepted + self.refused);
+        if open > 0 {
+            line(
+                "never acknowledged",
+                format!(
+                    "{open}, of them {} sent and {} given up unsent",
+                    self.unsure, self.dropped
+                ),
+            );
         }
         for (name, value) in [
             ("accept", self.accept_ms),

@@ -102,6 +102,7 @@ fn flatten(object: &Map<String, Value>, prefix: &str, figures: &mut BTreeMap<Str
     for (key, value) in object {
         let name = match (prefix, prefix.strip_suffix("_ms")) {
             ("", _) => key.clone(),
+            (_, Some(stem)) if key == "count" => format!("{stem}_count"),
             (_, Some(stem)) => format!("{stem}_{key}_ms"),
             (prefix, None) => format!("{prefix}_{key}"),
         };

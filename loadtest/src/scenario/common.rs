@@ -127,6 +127,11 @@ impl Common {
         Ok(Drivers { first: self.first_driver, count })
     }
 
+    pub(super) fn signer(&self) -> Result<Signer, BadUsage> {
+        Signer::load(&self.signing_key_file, &self.issuer, &self.audience)
+            .map_err(|error| BadUsage(format!("{error:#}")))
+    }
+
     pub(super) fn stores(&self) -> anyhow::Result<Option<Stores>> {
         if self.no_check {
             return Ok(None);

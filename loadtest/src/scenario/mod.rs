@@ -48,8 +48,7 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<Finished> {
     let drivers = plan.drivers();
-    let signer =
-        Arc::new(Signer::load(&common.signing_key_file, &common.issuer, &common.audience)?);
+    let signer = Arc::new(common.signer()?);
     let processes = match &common.processes {
         Some(text) => Some(
             Processes::parse(text)
@@ -170,6 +169,7 @@ pub(crate) async fn run(
             .zip(before.own)
             .map(|(after, before)| per_event(after.saturating_sub(before).as_micros() as u64)),
         issued: live.issued.load(Ordering::Relaxed),
+        refused: outcome.rejected.values().sum(),
         rejected: outcome.rejected.clone(),
         repeated: outcome.repeated.clone(),
         dropped: outcome.dropped,
