@@ -55,6 +55,11 @@ impl Current {
         self.index.read().get(driver_id).copied()
     }
 
+    /// How many drivers have a position.
+    pub fn known(&self) -> usize {
+        self.index.read().len()
+    }
+
     /// The `k` nearest drivers heard of lately that `filter` lets through, nearest first.
     pub fn nearest(&self, at: Point, k: usize, filter: impl Fn(&Position) -> bool) -> Vec<Found> {
         self.index.read().nearest(at, k, self.heard_since(), filter)

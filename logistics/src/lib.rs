@@ -17,12 +17,16 @@ pub mod live;
 pub mod pipeline;
 pub mod tracking;
 
-use std::{num::NonZeroU32, sync::Arc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
 use platform::{auth::Verifier, health::Health, postgres, run::drain};
-use sqlx::PgPool;
+use sqlx::{PgPool, migrate::MigrateError};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -42,7 +46,9 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// A stop takes no longer.
 const GRACE: Duration = Duration::from_secs(14);
-/// A start waits so long for current positions before it goes on without.
+/// A start waits so long for the `live` Redis before it turns to the history,
+const LIVE_WAIT_MAX: Duration = Duration::from_secs(1);
+/// and so long for that before it goes on without.
 const LOAD_MAX: Duration = Duration::from_secs(5);
 /// Retention and partitions are looked after this often.
 const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
@@ -98,51 +104,113 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
+    // Before anything counts: a figure counted without a recorder is lost.
+    platform::telemetry::metrics();
     let health = Health::new("logistics");
+    let verifier = Verifier::load(&config.auth)?;
     let queue = platform::redis::client(&config.redis_queue_url)?;
     let live = platform::redis::client(&config.redis_live_url)?;
-    let verifier = Verifier::load(&config.auth)?;
     let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
 
-    // Before the history is there only health answers.
     let (listener, starting) = answer_health(listener, &health, &config)?;
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         opened = open_with_patience(&db, &config, &health) => Arc::new(opened?),
     };
-    tracing::info!(storage = %history.storage(), "history is stored in");
-    health.dependency("history").detail("storage", history.storage().to_string());
+    let storage = history.storage().to_string();
+    tracing::info!(storage, "history is open");
+    health.dependency("history").detail("storage", storage);
 
-    let stop_work = CancellationToken::new();
-    let tasks = TaskTracker::new();
+    let service = Service {
+        config: config.clone(),
+        health: health.clone(),
+        queue,
+        live,
+        history,
+        tasks: TaskTracker::new(),
+        stop_work: CancellationToken::new(),
+    };
     if matches!(role, Role::Worker | Role::All) {
+        service.start_worker()?;
+    }
+    let router = match role {
+        Role::Api | Role::All => service.start_api(db, verifier, &shutdown).await?,
+        Role::Worker => axum::Router::new(),
+    };
+
+    starting.cancel();
+    health.set_ready(true);
+    tracing::info!(address = %listener.local_addr()?, ?role, "ready");
+    let stopping = tokio::spawn({
+        let (health, shutdown) = (health.clone(), shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            health.set_ready(false);
+            Instant::now()
+        }
+    });
+    let router = platform::serve::layers(router, &health, &config.http);
+    platform::serve::serve(listener, router, &config.http, shutdown).await?;
+    let stopping_since = stopping.await?;
+    // Requests are finished and have dropped the appender: what they sent is being answered.
+    service.stop_work.cancel();
+    service.tasks.close();
+    let grace = GRACE.saturating_sub(stopping_since.elapsed());
+    drain("logistics", grace, service.tasks.wait()).await;
+    Ok(())
+}
+
+/// What the roles are started from.
+struct Service {
+    config: Config,
+    health: Health,
+    queue: redis::Client,
+    live: redis::Client,
+    history: Arc<History>,
+    tasks: TaskTracker,
+    /// Ends the tasks, after the last request.
+    stop_work: CancellationToken,
+}
+
+impl Service {
+    /// From the streams to history and to the live positions.
+    fn start_worker(&self) -> anyhow::Result<()> {
+        let Self { config, health, queue, live, history, tasks, stop_work } = self;
         let lane = Arc::new(Lane::new(config.shards));
-        let sender = platform::redis::manager(&live)?;
-        let dependency = health.dependency("live");
-        let stop = stop_work.clone();
-        let sending = Arc::clone(&lane);
-        tasks.spawn(async move { sending.run(sender, dependency, stop).await });
+        tasks.spawn({
+            let (lane, redis) = (Arc::clone(&lane), platform::redis::manager(live)?);
+            let (dependency, stop) = (health.dependency("live"), stop_work.clone());
+            async move { lane.run(redis, dependency, stop).await }
+        });
         let worker = Worker {
             queue: queue.clone(),
             shards: config.shards,
-            history: Arc::clone(&history),
+            history: Arc::clone(history),
             lane,
             batching: Batching { rows: config.history_rows, linger: config.history_linger },
             health: health.clone(),
         };
         tasks.spawn(logged("worker", worker.run(stop_work.clone())));
-        tasks.spawn(maintain(Arc::clone(&history), config.retention, stop_work.clone()));
+        tasks.spawn(maintain(Arc::clone(history), config.retention, stop_work.clone()));
+        Ok(())
     }
 
-    let router = if matches!(role, Role::Api | Role::All) {
+    /// Everything that requests and sockets need, with current positions loaded.
+    async fn start_api(
+        &self,
+        db: PgPool,
+        verifier: Verifier,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<axum::Router> {
+        let Self { config, health, queue, history, tasks, stop_work, .. } = self;
         let (appender, writer) = ingest::appender(
-            platform::redis::manager(&queue)?,
+            platform::redis::manager(queue)?,
             config.shards,
             config.backlog_max,
             health.dependency("queue"),
         );
         tasks.spawn(writer.run());
-        let hub = Arc::new(Hub::with_limits(tracking_limits(&config)));
+        let hub = Arc::new(Hub::with_limits(tracking_limits(config)));
         tasks.spawn({
             // The HTTP server does not wait for sockets, which spread their ends over seconds.
             let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
@@ -153,56 +221,60 @@ pub async fn run(
         });
         let silent_after = TimeDelta::from_std(config.silent_after)?;
         let current = Arc::new(Current::new(Arc::clone(&hub), silent_after));
-        load(&current, &history, live, &config, &health, &tasks, &stop_work).await;
+        self.load(&current).await;
+        tasks.spawn({
+            let (current, stop) = (Arc::clone(&current), stop_work.clone());
+            async move { current.sweep(stop).await }
+        });
         let roster = Arc::new(Roster::new());
         tasks.spawn({
             let (db, hub, roster) = (db.clone(), Arc::clone(&hub), Arc::clone(&roster));
             let (dependency, stop) = (health.dependency("notifications"), stop_work.clone());
             async move { tracking::notify::run(db, &hub, &roster, dependency, stop).await }
         });
-        let limits = Arc::new(Limits::new(&config));
+        let limits = Arc::new(Limits::new(config));
         tasks.spawn({
             let (limits, stop) = (Arc::clone(&limits), stop_work.clone());
             async move { limits.forget_idle(stop).await }
         });
-        tasks.spawn({
-            let (current, stop) = (Arc::clone(&current), stop_work.clone());
-            async move { current.sweep(stop).await }
-        });
-        http::router(http::App::new(http::Parts {
-            config: config.clone(),
+        Ok(http::router(http::App::new(http::Parts {
             db,
-            history,
+            history: Arc::clone(history),
             appender,
             current,
             hub,
             roster,
             limits,
             verifier,
-            health: health.clone(),
+            origins: config.origins.clone(),
             shutdown: shutdown.clone(),
-        }))
-    } else {
-        axum::Router::new()
-    };
+        })))
+    }
 
-    starting.cancel();
-    health.set_ready(true);
-    tracing::info!(address = %listener.local_addr()?, ?role, "ready");
-    tokio::spawn({
-        let (health, shutdown) = (health.clone(), shutdown.clone());
-        async move {
-            shutdown.cancelled().await;
-            health.set_ready(false);
+    /// Starts to follow current positions and waits until they are loaded: from the `live` Redis,
+    /// and when that is away from the history.
+    async fn load(&self, current: &Arc<Current>) {
+        let loaded = CancellationToken::new();
+        self.tasks.spawn({
+            let (live, shards) = (self.live.clone(), self.config.shards);
+            let (current, dependency) = (Arc::clone(current), self.health.dependency("live"));
+            let (loaded, stop) = (loaded.clone(), self.stop_work.clone());
+            async move {
+                let follow = current.follow(live, shards, dependency, loaded, stop);
+                logged("positions", follow).await;
+            }
+        });
+        let live = tokio::time::timeout(LIVE_WAIT_MAX, loaded.cancelled()).await;
+        if live.is_ok() && current.known() > 0 {
+            return;
         }
-    });
-    let router = platform::serve::layers(router, &health, &config.http);
-    let served = platform::serve::serve(listener, router, &config.http, shutdown).await;
-    // Requests are finished and have dropped the appender: what they sent is being answered.
-    stop_work.cancel();
-    tasks.close();
-    drain("logistics", GRACE, tasks.wait()).await;
-    Ok(served?)
+        tracing::info!("the live Redis is away or empty, taking positions from the history");
+        match tokio::time::timeout(LOAD_MAX, current.load_history(&self.history)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "current positions could not be loaded"),
+            Err(_) => tracing::warn!("current positions took too long to load"),
+        }
+    }
 }
 
 /// Answers health on the address from the first moment; ends with the token, and the listener
@@ -240,14 +312,13 @@ async fn open_with_patience(
             }
             Err(error) => error,
         };
-        let unavailable = error
-            .chain()
-            .filter_map(|cause| cause.downcast_ref::<sqlx::Error>())
-            .any(postgres::is_unavailable)
-            || error
-                .chain()
-                .filter_map(|cause| cause.downcast_ref::<sqlx::migrate::MigrateError>())
-                .any(|error| matches!(error, sqlx::migrate::MigrateError::Execute(error) if postgres::is_unavailable(error)));
+        let unavailable = error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(postgres::is_unavailable)
+                || matches!(
+                    cause.downcast_ref(),
+                    Some(MigrateError::Execute(error)) if postgres::is_unavailable(error)
+                )
+        });
         if !unavailable {
             return Err(error);
         }
@@ -255,37 +326,6 @@ async fn open_with_patience(
         tracing::warn!(error = format!("{error:#}"), "waiting for the database");
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(1));
-    }
-}
-
-/// Starts to follow current positions and waits until they are loaded: from the `live` Redis, and
-/// when that is away from the history.
-async fn load(
-    current: &Arc<Current>,
-    history: &History,
-    live: redis::Client,
-    config: &Config,
-    health: &Health,
-    tasks: &TaskTracker,
-    stop: &CancellationToken,
-) {
-    let loaded = CancellationToken::new();
-    let dependency = health.dependency("live");
-    tasks.spawn({
-        let (current, loaded, stop) = (Arc::clone(current), loaded.clone(), stop.clone());
-        let shards = config.shards;
-        async move {
-            logged("positions", current.follow(live, shards, dependency, loaded, stop)).await;
-        }
-    });
-    if tokio::time::timeout(LOAD_MAX / 5, loaded.cancelled()).await.is_ok() {
-        return;
-    }
-    tracing::warn!("the live Redis is away, taking current positions from the history");
-    match tokio::time::timeout(LOAD_MAX, current.load_history(history)).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(%error, "current positions could not be loaded"),
-        Err(_) => tracing::warn!("current positions took too long to load"),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use clap::{Parser, Subcommand};
+use clap::{Parser, ValueEnum};
 use logistics::{Config, Role};
 use platform::{run::shutdown_on_signal, telemetry};
 use tokio::net::TcpListener;
@@ -12,10 +12,10 @@ use tokio::net::TcpListener;
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    #[command(subcommand)]
+    /// What to do
     command: Command,
     /// Address to listen on
-    #[arg(long, env = "LOGISTICS_LISTEN", default_value = "127.0.0.1:8002", global = true)]
+    #[arg(long, env = "LOGISTICS_LISTEN", default_value = "127.0.0.1:8002")]
     listen: String,
     #[command(flatten)]
     log: telemetry::LogArgs,
@@ -23,7 +23,7 @@ struct Arguments {
     config: Config,
 }
 
-#[derive(Subcommand)]
+#[derive(Clone, Copy, ValueEnum)]
 enum Command {
     /// Answer requests and sockets
     Api,

@@ -276,5 +276,10 @@ async fn get_location(
         }
     }
     let position = app.current.get(driver_id).ok_or_else(Problem::not_found)?;
-    Ok(Json(Location::from(&position)))
+    let mut location = Location::from(&position);
+    if caller.role == Role::Customer {
+        // It may be the order of another customer whom the driver serves on the same trip.
+        location.order_id = None;
+    }
+    Ok(Json(location))
 }

@@ -18,7 +18,6 @@ use contracts::ids::DriverId;
 use platform::{
     access::{AccessTable, Row},
     auth::{Caller, Role, Verifier},
-    health::Health,
     problem::Problem,
 };
 use sqlx::PgPool;
@@ -30,7 +29,6 @@ use utoipa::{
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
-    config::Config,
     current::Current,
     drivers::Roster,
     fix::FixError,
@@ -51,8 +49,6 @@ pub struct App(Arc<Parts>);
 
 /// The parts of [`App`].
 pub struct Parts {
-    /// Settings.
-    pub config: Config,
     /// The service's database.
     pub db: PgPool,
     /// Stored positions.
@@ -69,8 +65,8 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Checks tokens.
     pub verifier: Verifier,
-    /// Readiness and dependencies.
-    pub health: Health,
+    /// Browser origins that may open sockets.
+    pub origins: Vec<String>,
     /// Ends sockets.
     pub shutdown: CancellationToken,
 }

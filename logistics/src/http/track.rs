@@ -79,7 +79,7 @@ async fn driver_location(
             .await
             .map(|location| Json(location).into_response());
     }
-    only_known_origins(&app.config.origins, &headers)?;
+    only_known_origins(&app.origins, &headers)?;
     let upgrade = upgrade
         .map_err(|rejection| Problem::generic(rejection.status()).detail(rejection.body_text()))?;
     come_in(&app)?;
