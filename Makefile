@@ -53,7 +53,7 @@ lint: setup ## Check format, lints, dependencies, documentation, offline query d
 	@echo "== clippy"
 	$(CARGO) clippy $(ALL) --all-targets -- -D warnings
 	@echo "== documentation"
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc $(ALL) --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps --document-private-items
 	@echo "== query data"
 	scripts/sqlx.sh --check
 	@echo "== licences and sources of dependencies"
