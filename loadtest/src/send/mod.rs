@@ -1,7 +1,7 @@
 //! Sends a plan at its due times and remembers what became of every event.
 //!
 //! One thread and one single-threaded runtime do all of it, so nothing here is locked. The pacer
-//! hands out what is due; connections ([`http`]) or driver sockets ([`stream`]) send it. A fix
+//! hands out what is due; connections (`http`) or driver sockets (`stream`) send it. A fix
 //! that was refused for now (429, 5xx), or whose fate is unknown (a broken connection, no answer),
 //! is sent again unchanged, with back-off, as a good device does, until it is accepted or the
 //! grace after the end is over. Latency counts from the due time to the final acceptance, waiting
