@@ -25,7 +25,7 @@ use std::{
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
-use platform::{auth::Verifier, health::Health, postgres, run::drain};
+use platform::{auth::Verifier, health::Health, postgres, problem::Problem, run::drain};
 use sqlx::{PgPool, migrate::MigrateError};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -277,8 +277,9 @@ impl Service {
     }
 }
 
-/// Answers health on the address from the first moment; ends with the token, and the listener
-/// that is given back takes over.
+/// Answers health on the address from the first moment, and everything else with "later": a device
+/// that is told 404 drops its fix. Ends with the token, and the listener that is given back takes
+/// over.
 fn answer_health(
     listener: TcpListener,
     health: &Health,
@@ -286,7 +287,9 @@ fn answer_health(
 ) -> anyhow::Result<(TcpListener, CancellationToken)> {
     let listener = listener.into_std()?;
     let early = TcpListener::from_std(listener.try_clone()?)?;
-    let router = platform::serve::layers(axum::Router::new(), health, &config.http);
+    let later = || Problem::unavailable("The service is starting.", Duration::from_secs(1));
+    let router = axum::Router::new().fallback(async move || later());
+    let router = platform::serve::layers(router, health, &config.http);
     let (http, starting) = (config.http.clone(), CancellationToken::new());
     let until = starting.clone();
     tokio::spawn(async move {

@@ -246,6 +246,9 @@ async fn stores_that_come_after_the_service_are_waited_for() {
     world.start_service().await;
     until("the process answers", async || world.get("/livez", "").await.status == 200).await;
     assert_eq!(world.get("/readyz", "").await.status, 503);
+    let early = world.post("/api/v1/drivers/1/location", &world.driver(1), &json!({})).await;
+    assert_eq!(early.status, 503, "a 404 would make the device drop its fix");
+    assert!(early.headers.contains_key("retry-after"));
     world.postgres.restart().await.unwrap();
     world.until_ready().await;
     assert_eq!(send(&world, 1..2, 1.0).await, 0);
