@@ -18,6 +18,9 @@ const CHORD_SLACK: f64 = 1e-9;
 /// are neighbours to one distance, or out of order.
 const HAVERSINE_SLACK: f64 = 1.0 + 1e-12;
 
+/// Times the square of the chord to a node's centre, which is compared with 24 bits.
+const CENTRE_SLACK: f64 = 1.0 + 1e-6;
+
 /// What a search is for.
 pub(super) struct Query {
     pub(super) at: Point,
@@ -64,28 +67,28 @@ struct Search<'a, F> {
 impl<F: Fn(&Position) -> bool> Search<'_, F> {
     /// Looks into all of `children`, nodes of one level, that could hold one of the best.
     fn descend(&mut self, level: usize, children: &[Child]) {
-        let mut open: SmallVec<[(f64, u32); 64]> = SmallVec::new();
-        let farthest_sq = self.centre_max_sq(level);
-        for child in children {
-            let centre_sq = chord_sq(self.here, child.centre);
-            if centre_sq <= farthest_sq {
-                open.push((centre_sq, child.node));
+        let mut open: SmallVec<[u64; 64]> = SmallVec::new();
+        let last = self.last(level);
+        let near = |child: &Child| by_distance(chord_sq(self.here, child.centre), child.node);
+        open.extend(children.iter().map(near).filter(|key| *key <= last));
+        // The nearest alone, before the others are sorted: it mostly rules out most of them.
+        let Some(nearest) = open.iter().copied().min() else { return };
+        self.enter(level, nearest as u32);
+        let last = self.last(level);
+        open.retain(|key| *key <= last && *key != nearest);
+        open.sort_unstable();
+        for key in open {
+            if key > self.last(level) {
+                break;
             }
-        }
-        // Picked one by one and not sorted: the first mostly rule out the others.
-        loop {
-            let farthest_sq = self.centre_max_sq(level);
-            open.retain(|(centre_sq, _)| *centre_sq <= farthest_sq);
-            let nearest = (0..open.len()).min_by(|&a, &b| open[a].0.total_cmp(&open[b].0));
-            let Some(nearest) = nearest else { return };
-            let (_, node) = open.swap_remove(nearest);
-            self.enter(level, node);
+            self.enter(level, key as u32);
         }
     }
 
-    /// The square of the longest chord to the centre of a node that can matter.
-    fn centre_max_sq(&self, level: usize) -> f64 {
-        (self.best.chord_max + self.reach[level] + CHORD_SLACK).powi(2)
+    /// The last that [`by_distance`] can be for a node of a level that can matter.
+    fn last(&self, level: usize) -> u64 {
+        let centre = self.best.chord_max + self.reach[level] + CHORD_SLACK;
+        by_distance(centre * centre * CENTRE_SLACK, u32::MAX)
     }
 
     fn enter(&mut self, level: usize, node: u32) {
@@ -107,6 +110,12 @@ impl<F: Fn(&Position) -> bool> Search<'_, F> {
             }
         }
     }
+}
+
+/// A number that orders nodes by the square of the chord to their centre; its low half is the
+/// node. The bits of floats that are not negative are in the order of the floats.
+fn by_distance(centre_sq: f64, node: u32) -> u64 {
+    u64::from((centre_sq as f32).to_bits()) << 32 | u64::from(node)
 }
 
 /// The nearest drivers so far; the greatest is the first to go.
