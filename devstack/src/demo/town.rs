@@ -188,7 +188,7 @@ impl Town {
         let town = async {
             let _shown = shown.clone().drop_guard();
             let ending = async {
-                drive(&mut feed, &devices, &customers, &stage, &clock, &stop).await;
+                drive(&mut feed, &devices, &customers, &stage, &clock, args.time, &stop).await;
                 let ran_for = stage.started.elapsed();
                 let under_way = read(&stage.figures.deliveries);
                 stop.cancel();
@@ -260,12 +260,15 @@ async fn drive(
     customers: &Customers,
     stage: &Stage,
     clock: &Clock,
+    time: Option<Duration>,
     stop: &CancellationToken,
 ) {
     let mut moved = Instant::now();
-    let is_over = || stop.is_cancelled() || stage.ends.is_some_and(|ends| Instant::now() >= ends);
-    while !is_over() && !feed.is_over() {
-        let until_us = now_us(clock) + AHEAD_US;
+    let end_us = time.map_or(i64::MAX, |time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX));
+    let mut until_us = 0;
+    // To the very end also when this machine is late, so that a seed is always the same run.
+    while until_us < end_us && !stop.is_cancelled() && !feed.is_over() {
+        until_us = end_us.min(now_us(clock) + AHEAD_US);
         let events = feed.until(until_us);
         if moved.elapsed() > MARKERS_EVERY {
             moved = Instant::now();
