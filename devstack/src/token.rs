@@ -1,6 +1,6 @@
 //! `devstack token`: tokens for trying things out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::ensure;
@@ -8,6 +8,7 @@ use platform::auth::{Role, Signer};
 use uuid::Uuid;
 
 use crate::keys::{Keys, NAME};
+use crate::stack::DEFAULT_FOLDER;
 
 /// Prints an access token, or with --order a token to track that order.
 ///
@@ -30,12 +31,12 @@ pub struct TokenArgs {
     /// Make a tracking token of this order: the first message of a tracking socket.
     #[arg(long, value_name = "UUID", conflicts_with_all = ["role", "restaurants"])]
     order: Option<Uuid>,
-    /// The signing key; default is that of --data.
+    /// The folder of `devstack up` whose key signs [default: that of --key, else .devstack]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// The file of the key that signs, when --data is not given.
     #[arg(long, env = "AUTH_SIGNING_KEY_FILE", value_name = "FILE")]
     key: Option<PathBuf>,
-    /// The folder of `devstack up` whose key signs.
-    #[arg(long, value_name = "DIR", default_value = crate::stack::DEFAULT_FOLDER)]
-    data: PathBuf,
 }
 
 /// Makes the token.
@@ -44,9 +45,11 @@ pub struct TokenArgs {
 /// There is no usable key, or the subject is not a positive number.
 pub fn token(args: &TokenArgs) -> anyhow::Result<String> {
     ensure!(args.subject > 0, "a subject is a positive number");
-    let signer = match &args.key {
-        Some(file) => Signer::load(file, NAME, NAME)?,
-        None => Keys::in_folder(&args.data)?.signer()?,
+    // The variable is set for everything inside `devstack exec`, so a folder that is named wins.
+    let signer = match (&args.data, &args.key) {
+        (Some(dir), _) => Keys::in_folder(dir)?.signer()?,
+        (None, Some(file)) => Signer::load(file, NAME, NAME)?,
+        (None, None) => Keys::in_folder(Path::new(DEFAULT_FOLDER))?.signer()?,
     };
     if let Some(order) = args.order {
         let ttl = args.ttl.unwrap_or(Duration::from_secs(60));
