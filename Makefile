@@ -75,6 +75,10 @@ sqlx: ## Write .sqlx again after a change of queries or migrations
 bench: setup ## Measure the hot functions
 	$(CARGO) bench $(ALL) --benches $(ARGS)
 
+.PHONY: chaos
+chaos: build ## Break things and check what was promised, e.g. make chaos ARGS='gps --quick'
+	$(TARGET)/release/chaos $(or $(ARGS),gps)
+
 .PHONY: clean
 clean: ## Remove build results and the data of `devstack up`
 	$(CARGO) clean

@@ -102,7 +102,8 @@ impl Launch {
 
     /// Makes the child a server: output appended to `log`, no input, in a process group of its own,
     /// so that Ctrl-C in the terminal reaches us and not the stores we still need while draining.
-    pub(super) fn server(mut self, log: impl Into<PathBuf>) -> Self {
+    #[must_use]
+    pub fn server(mut self, log: impl Into<PathBuf>) -> Self {
         self.log = Some(log.into());
         self
     }

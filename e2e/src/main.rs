@@ -1,0 +1,64 @@
+//! `chaos`: breaks things on purpose and checks that what was promised still holds.
+//!
+//! Everything is private to the call: stores of its own, the release binaries as processes of
+//! their own, all ended with it. The invariants I1 to I3 (every acknowledged fix stored once, no
+//! backlog left, current positions equal the newest fixes and the index of every process equals
+//! them) are checked after every round by `loadtest` and by `check.rs`. A run prints its seed;
+//! `--seed` makes the same faults at the same moments.
+//!
+//! - `chaos gps`: kill -9 of each process again and again under load, and the other faults that
+//!   the GPS path must survive.
+//!
+//! Exit code 0 when everything held, 1 when something did not, 2 for a call that cannot work.
+
+mod balance;
+mod check;
+mod gps;
+mod load;
+mod probe;
+mod report;
+mod service;
+mod world;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Breaks Swift Eats on purpose and checks that its promises hold
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Kill and hinder every process of the GPS path under load
+    Gps(gps::Args),
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let _telemetry = devstack::logs::init("warn");
+    let stop = platform::run::shutdown_on_signal();
+    let work = async {
+        match cli.command {
+            Command::Gps(args) => Box::pin(gps::run(args)).await,
+        }
+    };
+    // Dropping the work ends every process that it started.
+    let result = tokio::select! {
+        result = work => result,
+        () = stop.cancelled() => Err(anyhow::anyhow!("interrupted")),
+    };
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("chaos: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How long it takes until everything works again, seen from outside.
+
+use std::time::{Duration, Instant};
+
+use anyhow::ensure;
+use chrono::{DateTime, Utc};
+use loadtest::client::{Caller, Target};
+use platform::auth::Role;
+use serde_json::{Value, json};
+
+use crate::{service::is_ready, world::World};
+
+/// The bar: ready and accepting again within this time, without anybody's help.
+pub(crate) const RECOVERY_MAX: Duration = Duration::from_secs(10);
+/// What has not recovered by then is given up.
+const PATIENCE: Duration = Duration::from_secs(40);
+/// Between two looks.
+const STEP: Duration = Duration::from_millis(10);
+/// One question takes no longer.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
+
+/// From the fault, until
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Recovery {
+    /// `/readyz` said 200,
+    pub(crate) ready: Duration,
+    /// a new fix was acknowledged,
+    pub(crate) accepted: Duration,
+    /// it was the driver's current position for clients,
+    pub(crate) shown: Duration,
+    /// it was in the history.
+    pub(crate) stored: Duration,
+}
+
+impl Recovery {
+    /// The whole way works.
+    pub(crate) fn whole(&self) -> Duration {
+        self.ready.max(self.shown).max(self.stored)
+    }
+}
+
+/// One fix of a driver of its own, sent until it is acknowledged.
+pub(crate) struct Probe {
+    driver: i64,
+    token: String,
+    body: Vec<u8>,
+    recorded_at: DateTime<Utc>,
+    caller: Caller,
+}
+
+impl Probe {
+    /// A new driver's fix.
+    pub(crate) fn new(world: &World, target: Target) -> Self {
+        let driver = world.new_probe();
+        // PostgreSQL and the wire have microseconds.
+        let recorded_at = DateTime::from_timestamp_micros(Utc::now().timestamp_micros());
+        let recorded_at = recorded_at.unwrap_or_default();
+        let body = json!({"latitude": 12.97, "longitude": 77.59, "recorded_at": recorded_at});
+        Self {
+            driver,
+            token: world.token(Role::Driver, driver),
+            body: body.to_string().into_bytes(),
+            recorded_at,
+            caller: Caller::new(target),
+        }
+    }
+
+    /// Sends it once; the status, or `None` without an answer.
+    pub(crate) async fn send(&mut self) -> Option<u16> {
+        let path = format!("/drivers/{}/location", self.driver);
+        let sent = self.caller.call("POST", &path, &self.token, &self.body);
+        match tokio::time::timeout(ANSWER_MAX, sent).await {
+            Ok(Ok((status, _))) => Some(status),
+            _ => None,
+        }
+    }
+
+    async fn is_shown(&mut self) -> bool {
+        let path = format!("/drivers/{}/location", self.driver);
+        let asked = self.caller.call("GET", &path, &self.token, b"");
+        let Ok(Ok((200, body))) = tokio::time::timeout(ANSWER_MAX, asked).await else {
+            return false;
+        };
+        let timestamp = serde_json::from_slice::<Value>(body)
+            .ok()
+            .and_then(|body| body["timestamp"].as_str()?.parse::<DateTime<Utc>>().ok());
+        timestamp == Some(self.recorded_at)
+    }
+}
+
+async fn is_stored(world: &World, driver: i64, recorded_at: DateTime<Utc>) -> bool {
+    let found = sqlx::query_scalar::<_, i64>(
+        "SELECT count(*) FROM gps_positions WHERE driver_id = $1 AND recorded_at = $2",
+    )
+    .bind(driver)
+    .bind(recorded_at)
+    .fetch_one(&world.db);
+    matches!(tokio::time::timeout(ANSWER_MAX, found).await, Ok(Ok(1)))
+}
+
+/// Waits until a new fix goes the whole way.
+pub(crate) async fn recovery(world: &World, port: u16, fault: Instant) -> anyhow::Result<Recovery> {
+    let target = Target { authority: format!("127.0.0.1:{port}"), prefix: String::new() };
+    let mut probe = Probe::new(world, target);
+    let mut recovery = Recovery::default();
+    until("/readyz says 200", fault, async || is_ready(port).await).await?;
+    recovery.ready = fault.elapsed();
+    until("a fix is accepted", fault, async || probe.send().await == Some(202)).await?;
+    recovery.accepted = fault.elapsed();
+    let (driver, recorded_at) = (probe.driver, probe.recorded_at);
+    let shown = async {
+        until("it is shown", fault, async || probe.is_shown().await).await?;
+        anyhow::Ok(fault.elapsed())
+    };
+    let stored = async {
+        until("it is stored", fault, async || is_stored(world, driver, recorded_at).await).await?;
+        anyhow::Ok(fault.elapsed())
+    };
+    (recovery.shown, recovery.stored) = tokio::try_join!(shown, stored)?;
+    Ok(recovery)
+}
+
+/// Waits for a condition, and fails with its name when it does not come.
+pub(crate) async fn until(
+    what: &str,
+    since: Instant,
+    mut holds: impl AsyncFnMut() -> bool,
+) -> anyhow::Result<()> {
+    while !holds().await {
+        ensure!(since.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
+        tokio::time::sleep(STEP).await;
+    }
+    Ok(())
+}
