@@ -63,6 +63,7 @@ pub struct Appender {
     shards: u16,
     backlog: Arc<AtomicU64>,
     backlog_max: u64,
+    accepted: metrics::Counter,
 }
 
 /// The writer task's parts; [`Writer::run`] ends when the last [`Appender`] is gone.
@@ -83,8 +84,13 @@ pub fn appender(
 ) -> (Appender, Writer) {
     let (sender, requests) = mpsc::channel(QUEUE_MAX);
     let backlog = Arc::new(AtomicU64::new(0));
-    let appender =
-        Appender { requests: sender, shards, backlog: Arc::clone(&backlog), backlog_max };
+    let appender = Appender {
+        requests: sender,
+        shards,
+        backlog: Arc::clone(&backlog),
+        backlog_max,
+        accepted: metrics::counter!("gps_accepted_total"),
+    };
     let streams = (0..shards).map(gps_stream).collect();
     (appender, Writer { requests, redis, streams, dependency, backlog })
 }
@@ -104,8 +110,12 @@ impl Appender {
             mpsc::error::TrySendError::Full(_) => AppendError::Busy,
             mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
         })?;
+        #[cfg(feature = "sabotage")]
+        if let Some(ids) = crate::sabotage::reply_first::<EntryIds>(positions) {
+            return Ok(ids);
+        }
         let ids = answer.await.unwrap_or(Err(AppendError::Unavailable))?;
-        metrics::counter!("gps_accepted_total").increment(positions.len() as u64);
+        self.accepted.increment(positions.len() as u64);
         Ok(ids)
     }
 
@@ -123,6 +133,7 @@ impl Writer {
             self.redis.clone(),
             Arc::clone(&self.streams),
             Arc::clone(&self.backlog),
+            self.dependency.clone(),
             done.clone(),
         ));
         let pipelines = Arc::new(Semaphore::new(PIPELINES_MAX));
@@ -174,12 +185,10 @@ fn pipeline(batch: &[Request], streams: &[String]) -> Pipeline {
     let entries = batch.iter().map(|request| request.entries.len()).sum();
     let mut pipeline = Pipeline::with_capacity(entries);
     for (shard, entry) in batch.iter().flat_map(|request| &request.entries) {
-        pipeline
-            .cmd("XADD")
-            .arg(&streams[usize::from(*shard)])
-            .arg("*")
-            .arg(POSITION_FIELD)
-            .arg(entry.as_slice());
+        pipeline.cmd("XADD").arg(&streams[usize::from(*shard)]);
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::maxlen(&mut pipeline);
+        pipeline.arg("*").arg(POSITION_FIELD).arg(entry.as_slice());
     }
     // One refused append must not hide the answers of the others.
     pipeline.ignore_errors();
@@ -219,6 +228,7 @@ async fn watch_backlog(
     mut redis: ConnectionManager,
     streams: Arc<[String]>,
     backlog: Arc<AtomicU64>,
+    dependency: Dependency,
     done: CancellationToken,
 ) {
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
@@ -232,9 +242,13 @@ async fn watch_backlog(
         for stream in streams.iter() {
             pipeline.cmd("XLEN").arg(stream);
         }
-        // While Redis is away nothing is accepted, whatever the last figure was.
-        if let Ok(lengths) = pipeline.query_async::<Vec<u64>>(&mut redis).await {
-            backlog.store(lengths.iter().sum(), Ordering::Relaxed);
+        match pipeline.query_async::<Vec<u64>>(&mut redis).await {
+            Ok(lengths) => {
+                dependency.up();
+                backlog.store(lengths.iter().sum(), Ordering::Relaxed);
+            }
+            // Nothing is accepted meanwhile, whatever the last figure was.
+            Err(error) => dependency.down(&error),
         }
     }
 }

@@ -15,6 +15,8 @@ pub mod ingest;
 pub mod limits;
 pub mod live;
 pub mod pipeline;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 pub mod tracking;
 
 use std::{
@@ -25,7 +27,7 @@ use std::{
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
-use platform::{auth::Verifier, health::Health, postgres, problem::Problem, run::drain};
+use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps};
 use sqlx::{PgPool, migrate::MigrateError};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -112,7 +114,12 @@ pub async fn run(
     let live = platform::redis::client(&config.redis_live_url)?;
     let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
 
-    let (listener, starting) = answer_health(listener, &health, &config)?;
+    let address = listener.local_addr()?;
+    let apps = Apps::starting(&health, &config.http);
+    let serving = tokio::spawn({
+        let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
+        async move { platform::serve::serve(listener, apps, &http, shutdown).await }
+    });
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
         opened = open_with_patience(&db, &config, &health) => Arc::new(opened?),
@@ -138,9 +145,9 @@ pub async fn run(
         Role::Worker => axum::Router::new(),
     };
 
-    starting.cancel();
+    apps.set_ready(platform::serve::layers(router, &health, &config.http));
     health.set_ready(true);
-    tracing::info!(address = %listener.local_addr()?, ?role, "ready");
+    tracing::info!(%address, ?role, "ready");
     let stopping = tokio::spawn({
         let (health, shutdown) = (health.clone(), shutdown.clone());
         async move {
@@ -149,8 +156,7 @@ pub async fn run(
             Instant::now()
         }
     });
-    let router = platform::serve::layers(router, &health, &config.http);
-    platform::serve::serve(listener, router, &config.http, shutdown).await?;
+    serving.await??;
     let stopping_since = stopping.await?;
     // Requests are finished and have dropped the appender: what they sent is being answered.
     service.stop_work.cancel();
@@ -275,28 +281,6 @@ impl Service {
             Err(_) => tracing::warn!("current positions took too long to load"),
         }
     }
-}
-
-/// Answers health on the address from the first moment, and everything else with "later": a device
-/// that is told 404 drops its fix. Ends with the token, and the listener that is given back takes
-/// over.
-fn answer_health(
-    listener: TcpListener,
-    health: &Health,
-    config: &Config,
-) -> anyhow::Result<(TcpListener, CancellationToken)> {
-    let listener = listener.into_std()?;
-    let early = TcpListener::from_std(listener.try_clone()?)?;
-    let later = || Problem::unavailable("The service is starting.", Duration::from_secs(1));
-    let router = axum::Router::new().fallback(async move || later());
-    let router = platform::serve::layers(router, health, &config.http);
-    let (http, starting) = (config.http.clone(), CancellationToken::new());
-    let until = starting.clone();
-    tokio::spawn(async move {
-        // An error here is one of accepting, which the real server meets as well and reports.
-        let _ = platform::serve::serve(early, router, &http, until).await;
-    });
-    Ok((TcpListener::from_std(listener)?, starting))
 }
 
 /// Opens the history, waiting for a database that is absent; a database that refuses is an error.

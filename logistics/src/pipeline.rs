@@ -84,6 +84,8 @@ impl Worker {
     /// Works until `shutdown`, then finishes what was read.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
         let streams: Vec<String> = (0..self.shards).map(gps_stream).collect();
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::group_at_end(&self.queue, &streams).await;
         let consumer = Consumer::new(
             self.queue.clone(),
             Options {
@@ -279,7 +281,10 @@ impl Writer {
             self.heartbeat.beat();
             let first = tokio::time::timeout(Duration::from_secs(1), batches.recv()).await;
             let mut next = match first {
-                Err(_) => continue,
+                Err(_) => {
+                    self.acknowledge(&[]).await;
+                    continue;
+                }
                 Ok(None) => return,
                 Ok(batch) => batch,
             };
@@ -297,6 +302,8 @@ impl Writer {
                 }
                 next = timeout_at(until, batches.recv()).await.unwrap_or(None);
             }
+            #[cfg(feature = "sabotage")]
+            crate::sabotage::ack_first(&mut self.acker, &entries).await;
             if !self.write(&entries, &mut rows, &mut dead).await {
                 return;
             }
@@ -378,7 +385,7 @@ impl Writer {
 
     async fn acknowledge(&mut self, entries: &[Entry]) {
         if let Err(error) = self.acker.ack(entries).await {
-            // They are stored; delivered again, they are duplicates.
+            // They are stored, and stay due; delivered again, they would be duplicates.
             metrics::counter!("gps_ack_errors_total").increment(1);
             tracing::warn!(%error, entries = entries.len(), "acknowledging failed");
         }
@@ -389,7 +396,7 @@ fn record(entries: &[Entry], written: Written, dead: usize) {
     metrics::counter!("gps_stored_total").increment(written.stored);
     metrics::counter!("gps_duplicates_total").increment(written.duplicates);
     metrics::counter!("gps_dead_letters_total").increment(dead as u64);
-    metrics::histogram!("gps_history_batch_rows").record(entries.len() as f64);
+    metrics::histogram!("gps_history_batch_size").record(entries.len() as f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let lag = metrics::histogram!("gps_history_lag_seconds");
     // Entries of one millisecond are neighbours: one figure for all of them.

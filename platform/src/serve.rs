@@ -11,10 +11,11 @@ mod edge;
 mod request_id;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
+use http::{HeaderValue, header::CONNECTION};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -26,7 +27,7 @@ use tokio_util::task::TaskTracker;
 pub use edge::layers;
 pub use request_id::{RequestId, current_request_id};
 
-use crate::run;
+use crate::{health::Health, problem::Problem, run};
 
 /// What a client hears when there is no room for its connection.
 const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
@@ -84,21 +85,56 @@ impl Default for HttpArgs {
     }
 }
 
+/// What a service answers: at first that it is starting, then everything.
+///
+/// The address answers probes and tells clients to come back while stores are waited for.
+pub struct Apps {
+    starting: Router,
+    ready: OnceLock<Router>,
+}
+
+impl Apps {
+    /// Answers health, and 503 to everything else.
+    pub fn starting(health: &Health, args: &HttpArgs) -> Arc<Self> {
+        let starting = Router::new().fallback(async || {
+            // Closed, so that the client's next request meets the whole service.
+            Problem::unavailable("The service is starting.", Duration::from_secs(1))
+                .header(CONNECTION, HeaderValue::from_static("close"))
+        });
+        Arc::new(Self { starting: layers(starting, health, args), ready: OnceLock::new() })
+    }
+
+    /// One that is ready from the first moment.
+    pub fn ready(app: Router) -> Arc<Self> {
+        let apps = Self { starting: Router::new(), ready: OnceLock::new() };
+        apps.set_ready(app);
+        Arc::new(apps)
+    }
+
+    /// From now on new connections meet `app`; only the first call counts.
+    pub fn set_ready(&self, app: Router) {
+        // Without `with_state` axum would prepare the routes anew for every request.
+        let _ = self.ready.set(app.with_state(()));
+    }
+
+    fn current(&self) -> Router {
+        self.ready.get().unwrap_or(&self.starting).clone()
+    }
+}
+
 /// Serves until `shutdown`, then drains for at most `args.shutdown_grace`.
 ///
 /// # Errors
 /// None at present: failures of single connections and of accepting are logged, and it goes on.
 pub async fn serve(
     listener: TcpListener,
-    app: Router,
+    apps: Arc<Apps>,
     args: &HttpArgs,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(args.header_timeout).max_buf_size(64 * 1024);
-    // Without it axum would prepare the routes anew for every request.
-    let app: Router = app.with_state(());
-    let server = Arc::new(Server { http, app, cut: CancellationToken::new() });
+    let server = Arc::new(Server { http, apps, cut: CancellationToken::new() });
     let room = Arc::new(Semaphore::new(args.max_connections.min(Semaphore::MAX_PERMITS)));
     let open = metrics::gauge!("http_connections");
     let connections = TaskTracker::new();
@@ -143,14 +179,14 @@ pub async fn serve(
 
 struct Server {
     http: http1::Builder,
-    app: Router,
+    apps: Arc<Apps>,
     /// Ends what is still running after the grace.
     cut: CancellationToken,
 }
 
 impl Server {
     async fn connection(&self, stream: TcpStream, stop: CancellationToken) {
-        let service = TowerToHyperService::new(self.app.clone());
+        let service = TowerToHyperService::new(self.apps.current());
         let connection = self.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(connection);
         let result = tokio::select! {

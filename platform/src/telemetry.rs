@@ -70,7 +70,9 @@ pub fn init(args: &LogArgs) -> TelemetryGuard {
     metrics();
     // A filter with a mistake in it loses that part, not the whole service.
     let filter = EnvFilter::builder().parse_lossy(&args.log);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    // Colours are for people: a file of them is hard to search.
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);
     let lines = match args.log_format {
         LogFormat::Pretty => lines.boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),

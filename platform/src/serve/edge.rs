@@ -19,7 +19,7 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::Limited;
 use pin_project_lite::pin_project;
@@ -47,11 +47,13 @@ use crate::telemetry;
 pub fn layers(router: Router, health: &Health, args: &HttpArgs) -> Router {
     // Handles taken before the recorder is there would count into nothing.
     telemetry::metrics();
-    let router = router.merge(health.router()).layer(EdgeLayer(Arc::new(Limits {
+    let router = router.layer(EdgeLayer(Arc::new(Limits {
         request_timeout: args.request_timeout,
         max_body_bytes: args.max_body_bytes,
         quiet: Quiet::default(),
     })));
+    // Outside the edge: a probe that finds the service starting is no failed request.
+    let router = health.router().merge(router);
     let origins: Vec<HeaderValue> =
         args.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
     let router = if origins.is_empty() { router } else { router.layer(cors(origins)) };
@@ -251,6 +253,10 @@ impl About {
         let headers = response.headers_mut();
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if status == StatusCode::PAYLOAD_TOO_LARGE {
+            // The rest of the body stays unread, so the connection ends; the client should know.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         *response.body_mut() = Body::from(body);
         response
     }

@@ -93,7 +93,9 @@ fn cpu_ns_per_request(router: Router, token: &str) -> f64 {
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
             told.send(listener.local_addr().unwrap()).unwrap();
             let before = thread_cpu_ns();
-            serve::serve(listener, router, &HttpArgs::default(), stop).await.unwrap();
+            serve::serve(listener, serve::Apps::ready(router), &HttpArgs::default(), stop)
+                .await
+                .unwrap();
             thread_cpu_ns() - before
         })
     });

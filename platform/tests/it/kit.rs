@@ -34,7 +34,9 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
-        let task = tokio::spawn(async move { serve::serve(listener, app, &args, stop).await });
+        let task = tokio::spawn(async move {
+            serve::serve(listener, serve::Apps::ready(app), &args, stop).await
+        });
         Self { address, shutdown, task }
     }
 
