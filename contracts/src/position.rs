@@ -17,7 +17,8 @@
 //! | 44..48 | accuracy, f32, metres, NaN when unknown |
 //! | 48..64 | order id, nil when there is none |
 //!
-//! A stream entry and a device's binary frame put one version byte before them.
+//! A device's binary frame puts one version byte before them. A stream entry puts one before any
+//! number of positions: those that arrived together share an entry, whose cost in Redis is by entry.
 
 use chrono::{DateTime, Utc};
 
@@ -25,7 +26,7 @@ use crate::ids::{DriverId, EventId, OrderId, fnv1a};
 
 /// Bytes of one encoded position.
 pub const POSITION_LEN: usize = 64;
-/// Bytes of a stream entry or a device's binary frame: the version, then the position.
+/// Bytes of a device's binary frame, or of a stream entry with one position.
 pub const ENTRY_LEN: usize = POSITION_LEN + 1;
 /// The version that this build writes; it reads no other.
 pub const VERSION: u8 = 1;
@@ -176,13 +177,35 @@ impl Position {
         Ok(position)
     }
 
-    /// Reads [`Self::encode_entry`]'s bytes.
+    /// Reads [`Self::encode_entry`]'s bytes: exactly one position.
     pub fn decode_entry(bytes: &[u8]) -> Result<Self, DecodeError> {
         match bytes {
             [VERSION, position @ ..] => Self::decode(position),
             [version, ..] if bytes.len() == ENTRY_LEN => Err(DecodeError::Version(*version)),
             _ => Err(DecodeError::Length(bytes.len())),
         }
+    }
+}
+
+/// Begins a stream entry; [`Position::encode`]'s bytes follow, at least once.
+pub fn begin_entry(positions: usize) -> Vec<u8> {
+    let mut entry = Vec::with_capacity(1 + positions * POSITION_LEN);
+    entry.push(VERSION);
+    entry
+}
+
+/// The positions of a stream entry, each by itself good or bad.
+pub fn read_entry(
+    bytes: &[u8],
+) -> Result<impl ExactSizeIterator<Item = Result<Position, DecodeError>>, DecodeError> {
+    match bytes {
+        [VERSION, positions @ ..]
+            if !positions.is_empty() && positions.len().is_multiple_of(POSITION_LEN) =>
+        {
+            Ok(positions.chunks_exact(POSITION_LEN).map(Position::decode))
+        }
+        [version, ..] if *version != VERSION => Err(DecodeError::Version(*version)),
+        _ => Err(DecodeError::Length(bytes.len())),
     }
 }
 
@@ -227,6 +250,20 @@ mod tests {
         fn what_is_encoded_is_decoded(position in position()) {
             prop_assert_eq!(Position::decode(&position.encode()), Ok(position));
             prop_assert_eq!(Position::decode_entry(&position.encode_entry()), Ok(position));
+        }
+
+        #[test]
+        fn positions_that_share_an_entry_come_back_in_order(
+            positions in prop::collection::vec(position(), 1..5),
+        ) {
+            let mut entry = begin_entry(positions.len());
+            for position in &positions {
+                entry.extend_from_slice(&position.encode());
+            }
+            let read: Result<Vec<_>, _> = read_entry(&entry).unwrap().collect();
+            prop_assert_eq!(read, Ok(positions));
+            entry.pop();
+            prop_assert!(read_entry(&entry).is_err());
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //!
 //! | Redis | name | what |
 //! |---|---|---|
-//! | queue | `gps:{s}` | stream of shard s; one entry per fix, field `p`, [`crate::position`] |
+//! | queue | `gps:{s}` | streams that take turns; an entry holds fixes that came together, field `p`, [`crate::position`] |
 //! | live | `pos:{s}` | hash, driver id (8 bytes) → newest position (64 bytes) |
 //! | live | `epoch:{s}`, `frame:{s}` | the shard's epoch, and the number of its last frame |
 //! | live | channel `live:{s}` | frames, [`crate::frame`] |
@@ -16,10 +16,10 @@ use crate::ids::{DriverId, mix};
 pub const SHARDS_DEFAULT: u16 = 16;
 /// The consumer group that writes history and current positions.
 pub const HISTORY_GROUP: &str = "history";
-/// The one field of a `gps:{s}` entry.
+/// The one field of a `gps:{s}` entry: a version byte and one or more positions.
 pub const POSITION_FIELD: &str = "p";
 
-/// The shard of a driver: all of a driver's fixes go through one stream, in order.
+/// The shard of a driver: which hash holds its current position, and which channel announces it.
 ///
 /// Stored data depends on it: the hash must never change.
 pub const fn shard_of(driver_id: DriverId, shards: u16) -> u16 {
@@ -27,7 +27,7 @@ pub const fn shard_of(driver_id: DriverId, shards: u16) -> u16 {
     (mix(driver_id.get() as u64) % shards as u64) as u16
 }
 
-/// The stream of one shard.
+/// One of the streams of fixes; which of them a fix goes through says nothing.
 pub fn gps_stream(shard: u16) -> String {
     format!("gps:{{{shard}}}")
 }

@@ -6,6 +6,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use devstack::{demo, exec, token, up};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Swift Eats on private local stores: nothing to install but Redis and PostgreSQL, nothing left
 /// behind.
 #[derive(Parser)]

@@ -6,6 +6,9 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser;
 use loadtest::scenario::{BadUsage, gps, replay};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Open-model load on Swift Eats, with checks that nothing was lost
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -25,12 +25,13 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_DATABASE_CONNECTIONS", default_value_t = 16)]
     pub database_connections: u32,
 
-    /// Streams that drivers are spread over; fixed once a system has data
+    /// Streams of fixes, and parts of the current positions; fixed once a system has data
     #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
     pub shards: u16,
-    /// Entries in the streams above which fixes are refused with 503
-    #[arg(long, env = "LOGISTICS_BACKLOG_MAX", default_value_t = 4_000_000)]
-    pub backlog_max: u64,
+    /// Bytes of memory in the streams above which fixes are refused with 503; must be well below
+    /// the maxmemory of that Redis. A million fixes take about 70 MB
+    #[arg(long, env = "LOGISTICS_BACKLOG_BYTES_MAX", default_value_t = 1 << 30)]
+    pub backlog_bytes_max: u64,
     /// A driver without a fix for this long is not found by place
     #[arg(long, env = "LOGISTICS_SILENT_AFTER", default_value = "60s", value_parser = parse_duration)]
     pub silent_after: Duration,

@@ -212,6 +212,8 @@ impl Current {
                 .arg(positions_key(shard))
                 .query_async(control)
                 .await?;
+        #[cfg(feature = "sabotage")]
+        let positions = crate::sabotage::loaded(positions);
         self.apply(positions.iter().filter_map(|bytes| Position::decode(bytes).ok()));
         let epoch = epoch.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         Ok(epoch

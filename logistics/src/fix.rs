@@ -74,6 +74,8 @@ impl Fix {
 
     /// Checks every field; `now` is the server's clock.
     pub fn check(&self, driver_id: DriverId, now: DateTime<Utc>) -> Result<Position, FixError> {
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::panic_at(self.latitude);
         let latitude = within(self.latitude, -90.0, 90.0)
             .ok_or(FixError { field: "latitude", message: "must be between -90 and 90" })?;
         let longitude = within(self.longitude, -180.0, 180.0)

@@ -1,13 +1,17 @@
-//! Appends accepted fixes to the shard streams; a caller is answered when they are on disk.
+//! Appends accepted fixes to the streams; a caller is answered when they are on disk.
 //!
-//! **Structures.** One bounded queue into one writer task, which sends everything that waits as
-//! one pipeline of XADDs, so that Redis (`appendfsync always`) shares one fsync between them. Up
-//! to [`PIPELINES_MAX`] pipelines are under way.
+//! **Structures.** One bounded queue into one writer task, which takes everything that waits and
+//! packs it into as few stream entries as it fits in: reading, acknowledging and logging an entry
+//! costs Redis the same for one fix as for a hundred. The entries go out as one pipeline of XADDs,
+//! to the streams in turn; up to [`PIPELINES_MAX`] pipelines are under way, and Redis
+//! (`appendfsync always`) shares one fsync between what arrives together.
 //!
 //! **Promise.** `Ok` means that Redis has answered each append. An error means unknown: the fix may
-//! or may not be in the stream, and a resend with the same event id is the same event.
+//! or may not be in a stream, and a resend with the same event id is the same event.
 
 use std::{
+    fmt,
+    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -16,8 +20,8 @@ use std::{
 };
 
 use contracts::{
-    position::{ENTRY_LEN, Position},
-    streams::{POSITION_FIELD, gps_stream, shard_of},
+    position::{Position, begin_entry},
+    streams::{POSITION_FIELD, gps_stream},
 };
 use platform::{health::Dependency, stream::StreamId};
 use redis::{Pipeline, Value, aio::ConnectionManager};
@@ -29,13 +33,28 @@ use tokio_util::sync::CancellationToken;
 const QUEUE_MAX: usize = 8_192;
 /// Requests that go into one pipeline at most.
 const PIPELINE_REQUESTS_MAX: usize = 1_024;
-/// Pipelines under way at once: one being written to disk, one on its way.
-const PIPELINES_MAX: usize = 4;
-/// How often the length of the streams is looked at.
+/// Pipelines under way at once: one being written to disk, one on its way. More would carry less
+/// each.
+const PIPELINES_MAX: usize = 2;
+/// Positions that share an entry at most: 16 KiB, a moment's work for Redis and for a worker.
+const ENTRY_POSITIONS_MAX: usize = 256;
+/// How often the size of the streams is looked at.
 const BACKLOG_EVERY: Duration = Duration::from_millis(500);
 
-/// Ids of appended entries, in the order they were given; one does not allocate.
-pub type EntryIds = SmallVec<[StreamId; 1]>;
+/// Where a fix is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// The stream entry.
+    pub entry: StreamId,
+    /// Its place among the fixes of the entry, from 0.
+    pub place: u32,
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.entry, self.place)
+    }
+}
 
 /// Why fixes were not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -52,17 +71,17 @@ pub enum AppendError {
 }
 
 struct Request {
-    entries: SmallVec<[(u16, [u8; ENTRY_LEN]); 1]>,
-    reply: oneshot::Sender<Result<EntryIds, AppendError>>,
+    /// At least one; one does not allocate.
+    positions: SmallVec<[Position; 1]>,
+    reply: oneshot::Sender<Result<Receipt, AppendError>>,
 }
 
 /// A cheap handle to the writer.
 #[derive(Clone)]
 pub struct Appender {
     requests: mpsc::Sender<Request>,
-    shards: u16,
-    backlog: Arc<AtomicU64>,
-    backlog_max: u64,
+    backlog_bytes: Arc<AtomicU64>,
+    backlog_bytes_max: u64,
     accepted: metrics::Counter,
 }
 
@@ -72,56 +91,48 @@ pub struct Writer {
     redis: ConnectionManager,
     streams: Arc<[String]>,
     dependency: Dependency,
-    backlog: Arc<AtomicU64>,
+    backlog_bytes: Arc<AtomicU64>,
+    next_stream: usize,
 }
 
 /// A handle and the task behind it.
 pub fn appender(
     redis: ConnectionManager,
-    shards: u16,
-    backlog_max: u64,
+    streams: u16,
+    backlog_bytes_max: u64,
     dependency: Dependency,
 ) -> (Appender, Writer) {
     let (sender, requests) = mpsc::channel(QUEUE_MAX);
-    let backlog = Arc::new(AtomicU64::new(0));
+    let backlog_bytes = Arc::new(AtomicU64::new(0));
     let appender = Appender {
         requests: sender,
-        shards,
-        backlog: Arc::clone(&backlog),
-        backlog_max,
+        backlog_bytes: Arc::clone(&backlog_bytes),
+        backlog_bytes_max,
         accepted: metrics::counter!("gps_accepted_total"),
     };
-    let streams = (0..shards).map(gps_stream).collect();
-    (appender, Writer { requests, redis, streams, dependency, backlog })
+    let streams = (0..streams).map(gps_stream).collect();
+    (appender, Writer { requests, redis, streams, dependency, backlog_bytes, next_stream: 0 })
 }
 
 impl Appender {
-    /// Appends fixes, each to its driver's stream; all or an error.
-    pub async fn append(&self, positions: &[Position]) -> Result<EntryIds, AppendError> {
-        if self.backlog.load(Ordering::Relaxed) > self.backlog_max {
+    /// Appends fixes, at least one; all or an error. Answers where the first one is.
+    pub async fn append(&self, positions: &[Position]) -> Result<Receipt, AppendError> {
+        if self.backlog_bytes.load(Ordering::Relaxed) > self.backlog_bytes_max {
             return Err(AppendError::Backlog);
         }
-        let entries = positions
-            .iter()
-            .map(|position| (shard_of(position.driver_id, self.shards), position.encode_entry()))
-            .collect();
         let (reply, answer) = oneshot::channel();
-        self.requests.try_send(Request { entries, reply }).map_err(|error| match error {
+        let request = Request { positions: SmallVec::from_slice(positions), reply };
+        self.requests.try_send(request).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => AppendError::Busy,
             mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
         })?;
         #[cfg(feature = "sabotage")]
-        if let Some(ids) = crate::sabotage::reply_first::<EntryIds>(positions) {
-            return Ok(ids);
+        if crate::sabotage::is("reply-first") {
+            return Ok(Receipt { entry: StreamId { ms: 1, seq: 0 }, place: 0 });
         }
-        let ids = answer.await.unwrap_or(Err(AppendError::Unavailable))?;
+        let receipt = answer.await.unwrap_or(Err(AppendError::Unavailable))?;
         self.accepted.increment(positions.len() as u64);
-        Ok(ids)
-    }
-
-    /// Entries in all streams when they were last looked at.
-    pub fn backlog(&self) -> u64 {
-        self.backlog.load(Ordering::Relaxed)
+        Ok(receipt)
     }
 }
 
@@ -132,7 +143,7 @@ impl Writer {
         let watch = tokio::spawn(watch_backlog(
             self.redis.clone(),
             Arc::clone(&self.streams),
-            Arc::clone(&self.backlog),
+            Arc::clone(&self.backlog_bytes),
             self.dependency.clone(),
             done.clone(),
         ));
@@ -154,18 +165,18 @@ impl Writer {
         let _ = watch.await;
     }
 
-    fn send(&self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {
+    fn send(&mut self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {
+        let packed = pack(&batch);
+        let pipeline = self.pipeline(&packed.entries);
         let mut redis = self.redis.clone();
-        let streams = Arc::clone(&self.streams);
         let dependency = self.dependency.clone();
         tokio::spawn(async move {
-            let pipeline = pipeline(&batch, &streams);
             let answers: Result<Vec<Value>, _> = pipeline.query_async(&mut redis).await;
             drop(permit);
             match answers {
                 Ok(answers) => {
                     dependency.up();
-                    answer(batch, answers);
+                    answer(batch, &packed.places, answers);
                 }
                 Err(error) => {
                     dependency.down(&error);
@@ -179,32 +190,72 @@ impl Writer {
             }
         });
     }
-}
 
-fn pipeline(batch: &[Request], streams: &[String]) -> Pipeline {
-    let entries = batch.iter().map(|request| request.entries.len()).sum();
-    let mut pipeline = Pipeline::with_capacity(entries);
-    for (shard, entry) in batch.iter().flat_map(|request| &request.entries) {
-        pipeline.cmd("XADD").arg(&streams[usize::from(*shard)]);
-        #[cfg(feature = "sabotage")]
-        crate::sabotage::maxlen(&mut pipeline);
-        pipeline.arg("*").arg(POSITION_FIELD).arg(entry.as_slice());
+    /// One XADD an entry, to the streams in turn.
+    fn pipeline(&mut self, entries: &[Vec<u8>]) -> Pipeline {
+        let mut pipeline = Pipeline::with_capacity(entries.len());
+        for entry in entries {
+            pipeline.cmd("XADD").arg(&self.streams[self.next_stream]);
+            #[cfg(feature = "sabotage")]
+            crate::sabotage::maxlen(&mut pipeline);
+            pipeline.arg("*").arg(POSITION_FIELD).arg(entry.as_slice());
+            self.next_stream = (self.next_stream + 1) % self.streams.len();
+        }
+        // One refused append must not hide the answers of the others.
+        pipeline.ignore_errors();
+        pipeline
     }
-    // One refused append must not hide the answers of the others.
-    pipeline.ignore_errors();
-    pipeline
 }
 
-fn answer(batch: Vec<Request>, answers: Vec<Value>) {
-    let mut answers = answers.into_iter();
+/// What goes out, and where each request's positions are in it.
+struct Packed {
+    entries: Vec<Vec<u8>>,
+    places: Vec<Place>,
+}
+
+/// One request's positions: they begin at `first` in the first of `entries`.
+struct Place {
+    entries: Range<usize>,
+    first: u32,
+}
+
+/// Fills entries one after the other, in the order of the requests.
+fn pack(batch: &[Request]) -> Packed {
+    let mut left: usize = batch.iter().map(|request| request.positions.len()).sum();
+    let mut entries: Vec<Vec<u8>> = Vec::with_capacity(left.div_ceil(ENTRY_POSITIONS_MAX));
+    let mut places = Vec::with_capacity(batch.len());
+    // Positions in the last entry; a full one makes the next position begin another.
+    let mut filled = ENTRY_POSITIONS_MAX;
     for request in batch {
-        // All of a request's answers are taken, also behind a refused one: the next belong to the
-        // next request.
-        let own: SmallVec<[_; 1]> =
-            answers.by_ref().take(request.entries.len()).map(entry_id).collect();
-        let result = own.into_iter().collect::<Result<EntryIds, _>>().and_then(|ids| {
-            if ids.len() == request.entries.len() { Ok(ids) } else { Err(AppendError::Unavailable) }
-        });
+        let mut place = None;
+        for position in &request.positions {
+            if filled == ENTRY_POSITIONS_MAX {
+                entries.push(begin_entry(left.min(ENTRY_POSITIONS_MAX)));
+                filled = 0;
+            }
+            place.get_or_insert((entries.len() - 1, filled as u32));
+            if let Some(entry) = entries.last_mut() {
+                entry.extend_from_slice(&position.encode());
+            }
+            filled += 1;
+            left -= 1;
+        }
+        let (from, first) = place.unwrap_or((entries.len(), 0));
+        places.push(Place { entries: from..entries.len(), first });
+    }
+    Packed { entries, places }
+}
+
+fn answer(batch: Vec<Request>, places: &[Place], answers: Vec<Value>) {
+    let ids: Vec<Result<StreamId, AppendError>> = answers.into_iter().map(entry_id).collect();
+    for (request, place) in batch.into_iter().zip(places) {
+        let own = ids.get(place.entries.clone()).unwrap_or_default();
+        let result = match own.iter().find_map(|id| id.err()) {
+            Some(error) => Err(error),
+            None => own.first().copied().unwrap_or(Err(AppendError::Unavailable)),
+        };
+        let result = result.map(|entry| Receipt { entry, place: place.first });
+        // A caller that has gone needs no answer.
         let _ = request.reply.send(result);
     }
 }
@@ -223,11 +274,12 @@ fn entry_id(answer: Value) -> Result<StreamId, AppendError> {
     }
 }
 
-/// Samples the streams' lengths, which trimming keeps close to what is not yet in history.
+/// Samples the memory that the streams take, which trimming keeps close to what is not yet in
+/// history.
 async fn watch_backlog(
     mut redis: ConnectionManager,
     streams: Arc<[String]>,
-    backlog: Arc<AtomicU64>,
+    backlog_bytes: Arc<AtomicU64>,
     dependency: Dependency,
     done: CancellationToken,
 ) {
@@ -240,15 +292,91 @@ async fn watch_backlog(
         }
         let mut pipeline = redis::pipe();
         for stream in streams.iter() {
-            pipeline.cmd("XLEN").arg(stream);
+            pipeline.cmd("MEMORY").arg("USAGE").arg(stream);
         }
-        match pipeline.query_async::<Vec<u64>>(&mut redis).await {
-            Ok(lengths) => {
+        // A stream that is not there yet takes nothing.
+        match pipeline.query_async::<Vec<Option<u64>>>(&mut redis).await {
+            Ok(sizes) => {
                 dependency.up();
-                backlog.store(lengths.iter().sum(), Ordering::Relaxed);
+                let bytes = sizes.into_iter().flatten().sum();
+                backlog_bytes.store(bytes, Ordering::Relaxed);
+                metrics::gauge!("gps_backlog_bytes").set(bytes as f64);
             }
             // Nothing is accepted meanwhile, whatever the last figure was.
             Err(error) => dependency.down(&error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn requests(sizes: &[usize]) -> Vec<Request> {
+        let mut seq = 0;
+        let mut position = || {
+            let mut position = Position::decode(&[1; 64]).unwrap();
+            position.seq = seq;
+            seq += 1;
+            position
+        };
+        sizes
+            .iter()
+            .map(|size| Request {
+                positions: (0..*size).map(|_| position()).collect(),
+                reply: oneshot::channel().0,
+            })
+            .collect()
+    }
+
+    proptest! {
+        #[test]
+        fn packing_keeps_every_position_where_the_receipt_says(
+            sizes in prop::collection::vec(1_usize..600, 1..20),
+        ) {
+            let batch = requests(&sizes);
+            let packed = pack(&batch);
+            let total: usize = sizes.iter().sum();
+            prop_assert_eq!(packed.entries.len(), total.div_ceil(ENTRY_POSITIONS_MAX));
+            let read: Vec<Vec<Position>> = packed
+                .entries
+                .iter()
+                .map(|entry| {
+                    contracts::position::read_entry(entry).unwrap().map(Result::unwrap).collect()
+                })
+                .collect();
+            let flat: Vec<Position> = read.iter().flatten().copied().collect();
+            let sent: Vec<Position> =
+                batch.iter().flat_map(|request| request.positions.iter().copied()).collect();
+            prop_assert_eq!(flat, sent);
+            for (request, place) in batch.iter().zip(&packed.places) {
+                let entry = &read[place.entries.start];
+                prop_assert_eq!(entry[place.first as usize], request.positions[0]);
+                let last = read[place.entries.end - 1].contains(request.positions.last().unwrap());
+                prop_assert!(last);
+            }
+        }
+    }
+
+    #[test]
+    fn a_request_is_refused_when_any_of_its_entries_is() {
+        let (id, refused) =
+            (Value::BulkString(b"5-1".to_vec()), Value::SimpleString("OOM".to_owned()));
+        let mut batch = requests(&[ENTRY_POSITIONS_MAX, 2 * ENTRY_POSITIONS_MAX, 1]);
+        let packed = pack(&batch);
+        let answers: Vec<_> = batch
+            .iter_mut()
+            .map(|request| {
+                let (reply, answer) = oneshot::channel();
+                request.reply = reply;
+                answer
+            })
+            .collect();
+        answer(batch, &packed.places, vec![id.clone(), id.clone(), refused, id]);
+        let told: Vec<_> =
+            answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok()).collect();
+        assert_eq!(told, [true, false, true]);
     }
 }

@@ -212,7 +212,7 @@ impl Service {
         let (appender, writer) = ingest::appender(
             platform::redis::manager(queue)?,
             config.shards,
-            config.backlog_max,
+            config.backlog_bytes_max,
             health.dependency("queue"),
         );
         tasks.spawn(writer.run());

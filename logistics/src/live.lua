@@ -13,29 +13,38 @@ end
 
 -- recorded_at, seq and the event id in halves: a double holds each of them exactly, which it would
 -- not do for the event id as one number.
-local function key(bytes, at)
-  return struct.unpack('>i8I4I4I4', bytes, at)
-end
-
 local function newer(bytes, at, current)
-  local t, s, h, l = key(bytes, at)
-  local ct, cs, ch, cl = key(current, 9)
-  if t ~= ct then return t > ct end
-  if s ~= cs then return s > cs end
-  if h ~= ch then return h > ch end
-  return l > cl
+  local time, current_time = struct.unpack('>i8', bytes, at), struct.unpack('>i8', current, 9)
+  if time ~= current_time then return time > current_time end
+  local seq, high, low = struct.unpack('>I4I4I4', bytes, at + 8)
+  local current_seq, current_high, current_low = struct.unpack('>I4I4I4', current, 17)
+  if seq ~= current_seq then return seq > current_seq end
+  if high ~= current_high then return high > current_high end
+  return low > current_low
 end
 
+-- One command to read and one to write: each costs more than the work on a position.
 local positions = ARGV[3]
-local moved = {}
+local drivers = {}
 for at = 1, #positions, 64 do
-  local driver = string.sub(positions, at, at + 7)
-  local current = redis.call('HGET', KEYS[1], driver)
-  if not current or newer(positions, at + 8, current) then
+  drivers[#drivers + 1] = string.sub(positions, at, at + 7)
+end
+local current = {}
+if #drivers > 0 then
+  current = redis.call('HMGET', KEYS[1], unpack(drivers))
+end
+local moved, changes = {}, {}
+for i, driver in ipairs(drivers) do
+  local at = (i - 1) * 64 + 1
+  if not current[i] or newer(positions, at + 8, current[i]) then
     local position = string.sub(positions, at, at + 63)
-    redis.call('HSET', KEYS[1], driver, position)
     moved[#moved + 1] = position
+    changes[#changes + 1] = driver
+    changes[#changes + 1] = position
   end
+end
+if #changes > 0 then
+  redis.call('HSET', KEYS[1], unpack(changes))
 end
 
 local number

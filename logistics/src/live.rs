@@ -79,6 +79,8 @@ impl Shard {
     /// Notes the epoch that an answer showed; a changed one makes everything due again.
     fn note_epoch(&mut self, epoch: [u8; 8]) -> bool {
         let lost = self.epoch.is_some_and(|known| known != epoch);
+        #[cfg(feature = "sabotage")]
+        let lost = lost && !crate::sabotage::is("no-resend");
         self.epoch = Some(epoch);
         if lost {
             for (driver_id, position) in mem::take(&mut self.sent) {
@@ -130,6 +132,8 @@ impl Lane {
         shutdown: CancellationToken,
     ) {
         let script = Script::new(include_str!("live.lua"));
+        #[cfg(feature = "sabotage")]
+        let script = crate::sabotage::live_script(script);
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

@@ -8,6 +8,9 @@ use logistics::{Config, Role};
 use platform::{run::shutdown_on_signal, telemetry};
 use tokio::net::TcpListener;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// GPS ingest, history, drivers nearby, deliveries and order tracking
 #[derive(Parser)]
 #[command(version)]

@@ -15,7 +15,7 @@ use std::{
 };
 
 use contracts::{
-    position::Position,
+    position::{POSITION_LEN, begin_entry, read_entry},
     streams::{HISTORY_GROUP, POSITION_FIELD, gps_stream},
 };
 use platform::{
@@ -23,6 +23,7 @@ use platform::{
     stream::{self, Acker, Consumer, Entry, Options},
 };
 use redis::{Client, aio::ConnectionManager};
+use rustc_hash::FxHashMap;
 use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
@@ -36,8 +37,8 @@ use crate::{
 
 /// How long a read waits, and with it how late a stop is noticed.
 const BLOCK: Duration = Duration::from_millis(500);
-/// Entries of one stream in one read.
-const READ_COUNT: usize = 512;
+/// Entries of one stream in one read, of up to 256 positions each.
+const READ_COUNT: usize = 32;
 /// After each read this pause lets entries gather: a read costs Redis and us the same for one
 /// entry as for dozens. It adds its half to the delay of a position.
 const READ_PAUSE: Duration = Duration::from_millis(2);
@@ -126,40 +127,50 @@ impl Worker {
     }
 }
 
-/// What one delivered entry is.
-enum Item {
-    Row(Row),
-    Dead(DeadLetter),
-}
-
-/// One read, on its way to history. `items[i]` is what `entries[i]` holds.
+/// One read, decoded, on its way to history.
 struct Batch {
     entries: Vec<Entry>,
-    items: Vec<Item>,
+    rows: Vec<Row>,
+    dead: Vec<DeadLetter>,
 }
 
-fn item(entry: &Entry, streams: &[String]) -> Item {
-    let reason = match &entry.payload {
-        _ if entry.deliveries > DELIVERIES_MAX => {
-            format!("delivered {} times without being stored", entry.deliveries)
-        }
-        None => "the entry has no payload".to_owned(),
-        Some(payload) => match Position::decode_entry(payload) {
-            Ok(position) => return Item::Row(Row { position, received_at_ms: entry.id.ms }),
-            Err(error) => error.to_string(),
-        },
-    };
-    Item::Dead(dead_letter(entry, streams, reason))
-}
-
-fn dead_letter(entry: &Entry, streams: &[String], reason: String) -> DeadLetter {
-    DeadLetter {
+/// Makes rows of everything in an entry that is a position, and dead letters of the rest.
+fn decode(entry: &Entry, streams: &[String], rows: &mut Vec<Row>, dead: &mut Vec<DeadLetter>) {
+    let whole = |reason: String| DeadLetter {
         stream: streams[entry.stream].clone(),
         entry_id: entry.id.to_string(),
         payload: entry.payload.clone(),
         reason,
         deliveries: entry.deliveries,
+    };
+    let Some(payload) = &entry.payload else {
+        return dead.push(whole("the entry has no payload".to_owned()));
+    };
+    let positions = match read_entry(payload) {
+        Ok(positions) => positions,
+        Err(error) => return dead.push(whole(error.to_string())),
+    };
+    let given_up = entry.deliveries > DELIVERIES_MAX;
+    for (place, position) in positions.enumerate() {
+        let part = |reason: String| DeadLetter {
+            entry_id: format!("{}.{place}", entry.id),
+            payload: Some(part_of(payload, place)),
+            ..whole(reason)
+        };
+        match position {
+            Ok(_) if given_up => dead
+                .push(part(format!("delivered {} times without being stored", entry.deliveries))),
+            Ok(position) => rows.push(Row { position, received_at_ms: entry.id.ms }),
+            Err(error) => dead.push(part(error.to_string())),
+        }
     }
+}
+
+/// The position at `place` of a payload that was read, as an entry of its own.
+fn part_of(payload: &[u8], place: usize) -> Vec<u8> {
+    let mut part = begin_entry(1);
+    part.extend(payload.iter().skip(1 + place * POSITION_LEN).take(POSITION_LEN));
+    part
 }
 
 /// Reads, decodes, offers to the live lane and hands on.
@@ -229,12 +240,12 @@ impl Reader {
     /// Offers positions to the live lane and waits for a place on the way to history; `false` when
     /// the writer is gone.
     async fn hand_on(&mut self, entries: Vec<Entry>, shutdown: &CancellationToken) -> bool {
-        let items: Vec<Item> = entries.iter().map(|entry| item(entry, &self.streams)).collect();
-        self.lane.offer(items.iter().filter_map(|item| match item {
-            Item::Row(row) => Some(row.position),
-            Item::Dead(_) => None,
-        }));
-        let send = self.batches.send(Batch { entries, items });
+        let (mut rows, mut dead) = (Vec::with_capacity(entries.len()), Vec::new());
+        for entry in &entries {
+            decode(entry, &self.streams, &mut rows, &mut dead);
+        }
+        self.lane.offer(rows.iter().map(|row| row.position));
+        let send = self.batches.send(Batch { entries, rows, dead });
         tokio::pin!(send);
         loop {
             tokio::select! {
@@ -291,13 +302,9 @@ impl Writer {
             let until = Instant::now() + self.batching.linger;
             while let Some(batch) = next {
                 entries.extend(batch.entries);
-                for item in batch.items {
-                    match item {
-                        Item::Row(row) => rows.push(row),
-                        Item::Dead(letter) => dead.push(letter),
-                    }
-                }
-                if entries.len() >= self.batching.rows {
+                rows.extend(batch.rows);
+                dead.extend(batch.dead);
+                if rows.len() >= self.batching.rows {
                     break;
                 }
                 next = timeout_at(until, batches.recv()).await.unwrap_or(None);
@@ -328,7 +335,7 @@ impl Writer {
             match self.history.write(rows, dead).await {
                 Ok(written) => {
                     self.dependency.up();
-                    record(entries, written, dead.len());
+                    record(rows, written, dead.len());
                     return true;
                 }
                 Err(WriteError::Refused(error)) if rows.is_empty() => {
@@ -376,14 +383,25 @@ impl Writer {
         }
         rows.retain(|row| !refused.iter().any(|(bad, _)| bad == row));
         for entry in entries {
-            let Item::Row(row) = item(entry, &self.streams) else { continue };
-            if let Some((_, reason)) = refused.iter().find(|(bad, _)| *bad == row) {
-                dead.push(dead_letter(entry, &self.streams, reason.clone()));
+            let payload = entry.payload.as_deref().unwrap_or_default();
+            let Ok(positions) = read_entry(payload) else { continue };
+            for (place, position) in positions.enumerate() {
+                let is_bad = |(bad, _): &&(Row, String)| Ok(bad.position) == position;
+                let Some((_, reason)) = refused.iter().find(is_bad) else { continue };
+                dead.push(DeadLetter {
+                    stream: self.streams[entry.stream].clone(),
+                    entry_id: format!("{}.{place}", entry.id),
+                    payload: Some(part_of(payload, place)),
+                    reason: reason.clone(),
+                    deliveries: entry.deliveries,
+                });
             }
         }
     }
 
     async fn acknowledge(&mut self, entries: &[Entry]) {
+        #[cfg(feature = "sabotage")]
+        let entries = crate::sabotage::acknowledged(entries);
         if let Err(error) = self.acker.ack(entries).await {
             // They are stored, and stay due; delivered again, they would be duplicates.
             metrics::counter!("gps_ack_errors_total").increment(1);
@@ -392,16 +410,20 @@ impl Writer {
     }
 }
 
-fn record(entries: &[Entry], written: Written, dead: usize) {
+fn record(rows: &[Row], written: Written, dead: usize) {
     metrics::counter!("gps_stored_total").increment(written.stored);
     metrics::counter!("gps_duplicates_total").increment(written.duplicates);
     metrics::counter!("gps_dead_letters_total").increment(dead as u64);
-    metrics::histogram!("gps_history_batch_size").record(entries.len() as f64);
+    metrics::histogram!("gps_history_batch_size").record(rows.len() as f64);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let lag = metrics::histogram!("gps_history_lag_seconds");
-    // Entries of one millisecond are neighbours: one figure for all of them.
-    for same in entries.chunk_by(|a, b| a.id.ms == b.id.ms) {
-        lag.record_many((now - same[0].id.ms as f64 / 1_000.0).max(0.0), same.len());
+    // The rows are sorted by driver by now: counted by millisecond, of which there are few.
+    let mut by_ms: FxHashMap<u64, usize> = FxHashMap::default();
+    for row in rows {
+        *by_ms.entry(row.received_at_ms).or_default() += 1;
+    }
+    for (ms, count) in by_ms {
+        lag.record_many((now - ms as f64 / 1_000.0).max(0.0), count);
     }
 }
 

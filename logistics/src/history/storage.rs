@@ -77,6 +77,8 @@ pub async fn prepare(db: &PgPool) -> Result<Storage, sqlx::Error> {
             Storage::Partitions
         }
     };
+    #[cfg(feature = "sabotage")]
+    crate::sabotage::no_key(&mut transaction).await?;
     if storage == Storage::Partitions {
         let now = Utc::now();
         ensure_partitions(&mut transaction, now - LATE_MAX, now + AHEAD).await?;

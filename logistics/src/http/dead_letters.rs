@@ -133,11 +133,11 @@ async fn redrive(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Red
         .as_deref()
         .and_then(|payload| Position::decode_entry(payload).ok())
         .ok_or_else(|| Problem::conflict("The dead letter does not hold a position."))?;
-    let ids = app.appender.append(&[position]).await?;
+    let receipt = app.appender.append(&[position]).await?;
     // Should this fail, the letter is offered again, which stores nothing twice.
     sqlx::query!("UPDATE dead_letters SET redriven_at = now() WHERE id = $1", id)
         .execute(&app.db)
         .await
         .map_err(|error| database(&error))?;
-    Ok(Json(Redriven { message_id: ids[0].to_string() }))
+    Ok(Json(Redriven { message_id: receipt.to_string() }))
 }

@@ -87,8 +87,7 @@ async fn post_location(
     only_self(&caller, driver_id)?;
     let position = fix.check(fix.driver(Some(driver_id))?, now())?;
     app.limits.fix(driver_id).map_err(Problem::too_many)?;
-    let ids = app.appender.append(&[position]).await?;
-    let message_id = ids[0].to_string();
+    let message_id = app.appender.append(&[position]).await?.to_string();
     let accepted = Accepted { status: "accepted", message_id, driver_id };
     Ok((StatusCode::ACCEPTED, axum::Json(accepted)).into_response())
 }
