@@ -41,6 +41,7 @@ pub(crate) struct Summary {
     pub(crate) dropped: u64,
     pub(crate) unsure: u64,
     pub(crate) drain_s: Option<f64>,
+    pub(crate) backlog: Option<Backlog>,
     pub(crate) check: Option<Check>,
     pub(crate) passed: bool,
 }
@@ -50,6 +51,16 @@ pub(crate) struct Summary {
 pub(crate) struct Check {
     pub(crate) dead_lettered: u64,
     pub(crate) current_wrong: u64,
+    foreign: u64,
+    altered: u64,
+    examples: Vec<String>,
+}
+
+/// The queue at the end.
+#[derive(Debug, Clone, Copy, Default, Deserialize)]
+pub(crate) struct Backlog {
+    waiting: u64,
+    pending: u64,
 }
 
 /// Starts the load on a port.
@@ -98,7 +109,7 @@ impl Running {
         let summary: Summary = serde_json::from_slice(&text)?;
         let mut failures = summary.failures();
         if !status.success() || !summary.passed {
-            failures.push(format!("loadtest: {status}\n    {}", tail(&self.log, 8)));
+            failures.push(format!("loadtest: {status}, {}", summary.findings()));
         }
         Ok(Verdict { summary, failures })
     }
@@ -134,6 +145,19 @@ impl Summary {
             None => failures.push("loadtest has not checked".to_owned()),
         }
         failures
+    }
+
+    /// What its check found, in a line.
+    fn findings(&self) -> String {
+        let (lost, twice) = (self.lost.unwrap_or(0), self.duplicated.unwrap_or(0));
+        let Backlog { waiting, pending } = self.backlog.unwrap_or_default();
+        let check = self.check.clone().unwrap_or_default();
+        let Check { current_wrong, foreign, altered, .. } = check;
+        let example = check.examples.first().map_or("", String::as_str);
+        format!(
+            "{lost} lost, {twice} twice, {foreign} foreign, {altered} altered, {current_wrong} \
+             current wrong, {waiting} waiting, {pending} pending; {example}"
+        )
     }
 
     /// Why fixes were sent again, and how often.

@@ -8,15 +8,20 @@
 //!
 //! - `chaos gps`: kill -9 of each process again and again under load, and the other faults that
 //!   the GPS path must survive.
+//! - `chaos fuzz`: a million bad bodies at every way in.
+//! - `chaos sabotage`: builds services that break a promise each, and demands that the checks
+//!   notice every one.
 //!
 //! Exit code 0 when everything held, 1 when something did not, 2 for a call that cannot work.
 
 mod balance;
 mod check;
+mod fuzz;
 mod gps;
 mod load;
 mod probe;
 mod report;
+mod sabotage;
 mod service;
 mod world;
 
@@ -36,16 +41,22 @@ struct Cli {
 enum Command {
     /// Kill and hinder every process of the GPS path under load
     Gps(gps::Args),
+    /// Throw bad bodies at every way in
+    Fuzz(fuzz::Args),
+    /// Show that the checks notice broken promises
+    Sabotage(sabotage::Args),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
-    let _telemetry = devstack::logs::init("warn");
+    let _telemetry = devstack::logs::init("warn,sqlx=error");
     let stop = platform::run::shutdown_on_signal();
     let work = async {
         match cli.command {
             Command::Gps(args) => Box::pin(gps::run(args)).await,
+            Command::Fuzz(args) => Box::pin(fuzz::run(args)).await,
+            Command::Sabotage(args) => Box::pin(sabotage::run(args)).await,
         }
     };
     // Dropping the work ends every process that it started.

@@ -11,7 +11,9 @@ mod zombie;
 
 use std::time::{Duration, Instant};
 
+pub(crate) use self::stores::destroy_groups;
 use anyhow::Context as _;
+
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{

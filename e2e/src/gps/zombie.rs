@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
+use contracts::streams::{HISTORY_GROUP, gps_stream};
 use platform::stores::Signal;
 use rand::rngs::StdRng;
 
@@ -15,6 +16,10 @@ use crate::{
 
 /// Entries are claimed after 30 s, looked for every 5 s.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(45);
+/// An entry that is not acknowledged after this long is held by the one that is stopped.
+const HELD_FOR: Duration = Duration::from_millis(500);
+/// How often a moment is looked for at which a worker holds entries.
+const TRIES_MAX: usize = 10;
 /// What each of two workers stores of the load at least, in per cent.
 const SHARE_MIN: f64 = 20.0;
 
@@ -25,9 +30,7 @@ pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> any
     let load = plan.load(round, api.port).await?;
     share(round, &zombie, &other, "before").await?;
 
-    tokio::time::sleep(random_ms(rng, 0, 1_000)).await;
-    zombie.signal(Signal::STOP);
-    let stopped = Instant::now();
+    let stopped = stop_with_entries(plan, &zombie, rng).await?;
     // The other one goes on alone at once.
     round.faults += 1;
     let alone = recovery(&plan.world, api.port, stopped).await?;
@@ -52,6 +55,32 @@ pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> any
         claimed.as_secs_f64()
     ));
     plan.conclude(round, load, &[&api], &[&zombie, &other], rng).await
+}
+
+/// Stops a worker at a moment at which it holds entries, which most moments are.
+async fn stop_with_entries(
+    plan: &Plan,
+    worker: &Service,
+    rng: &mut StdRng,
+) -> anyhow::Result<Instant> {
+    let mut queue = plan.world.queue().await?;
+    for _ in 0..TRIES_MAX {
+        tokio::time::sleep(random_ms(rng, 0, 1_000)).await;
+        worker.signal(Signal::STOP);
+        let stopped = Instant::now();
+        tokio::time::sleep(HELD_FOR * 2).await;
+        for shard in 0..plan.world.shards {
+            let mut pending = redis::cmd("XPENDING");
+            pending.arg(gps_stream(shard)).arg(HISTORY_GROUP);
+            pending.arg("IDLE").arg(HELD_FOR.as_millis() as u64).arg("-").arg("+").arg(1);
+            let held: Vec<redis::Value> = pending.query_async(&mut queue).await?;
+            if !held.is_empty() {
+                return Ok(stopped);
+            }
+        }
+        worker.signal(Signal::CONT);
+    }
+    bail!("a worker under load never holds an entry")
 }
 
 /// Both workers store a good part of the load.
