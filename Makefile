@@ -79,6 +79,10 @@ bench: setup ## Measure the hot functions
 chaos: build ## Break things and check what was promised, e.g. make chaos ARGS='gps --quick'
 	$(TARGET)/release/chaos $(or $(ARGS),gps)
 
+.PHONY: bench-system
+bench-system: build ## Put the whole system under its loads, about 10 minutes (ARGS=--soak: 40)
+	scripts/bench-system.sh $(ARGS)
+
 .PHONY: clean
 clean: ## Remove build results and the data of `devstack up`
 	$(CARGO) clean

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The loads of the GPS path on private stores, one after the other; writes benches/RESULTS.md.
+# With --soak also half an hour at 2,000/s. TRACE=FILE replays a recorded day of taxis, too.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+bin=${CARGO_TARGET_DIR:-target}/release
+out=benches/RESULTS.md
+raw=${CARGO_TARGET_DIR:-target}/bench-system
+mkdir -p "$raw"
+failed=0
+
+# Largest resident memory of the service and most sockets while the command runs.
+watch_service() {
+    local memory=0 sockets=0 value
+    while sleep 1; do
+        value=$(curl -sf "$LOGISTICS_URL/metrics") || continue
+        memory=$(awk -v m="$memory" '/^process_resident_memory_bytes/ && $2 > m { m = $2 } END { print m }' <<<"$value")
+        sockets=$(awk -v s="$sockets" '/^tracking_sockets/ && $2 > s { s = $2 } END { print s }' <<<"$value")
+        echo "  service memory        at most $((memory / 1000000)) MB, with at most $sockets tracking sockets" >"$1"
+    done
+}
+
+if [ "${1:-}" = inside ]; then
+    shift
+    name=$1 && shift
+    # The start is over when the service has settled.
+    before=$(curl -sf "$LOGISTICS_URL/metrics" | awk '/^process_resident_memory_bytes/ { print int($2 / 1000000) }')
+    watch_service "$raw/$name.memory" &
+    watcher=$!
+    "$bin/loadtest" "$@" --summary "$raw/$name.json"
+    code=$?
+    kill "$watcher"
+    cat "$raw/$name.memory"
+    echo "  memory before         $before MB"
+    exit $code
+fi
+
+{
+    echo "# Results of \`make bench-system\`"
+    echo
+    echo "$(date -u +%Y-%m-%d), commit $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ' with changes'),"
+    echo "$(nproc) cores ($(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1)), $(free -g | awk '/^Mem/ { print $2 }') GB,"
+    echo "$(redis-server --version | sed 's/ sha.*//'), generator on the same machine."
+    echo "Load average before: $(cut -d' ' -f1 /proc/loadavg)."
+} >"$out"
+
+run() {
+    local name=$1 && shift
+    echo "== $name: loadtest $*"
+    {
+        echo
+        echo "## $name"
+        echo
+        echo '```'
+        echo "devstack exec --services -- loadtest $*"
+    } >>"$out"
+    "$bin/devstack" exec --services -- "$0" inside "$name" "$@" 2>"$raw/$name.log" | tee -a "$out"
+    [ "${PIPESTATUS[0]}" = 0 ] || { failed=1; echo "  FAILED" | tee -a "$out"; }
+    echo '```' >>"$out"
+}
+
+run even gps --rate 2000 --drivers 10000 --duration 120s --watchers 500 \
+    --threshold 'accept_p99_ms<20' --threshold 'history_lag_p99_ms<1000' --threshold 'push_p99_ms<50'
+run single gps --rate 20000 --drivers 10000 --duration 30s --warm-up 5s --threshold 'drain_s<10'
+run single-at-most gps --rate 30000 --drivers 10000 --duration 30s --warm-up 5s --threshold 'drain_s<10'
+run batch gps --rate 60000 --batch 100 --drivers 10000 --duration 30s --warm-up 5s --threshold 'drain_s<10'
+run batch-at-most gps --rate 120000 --batch 100 --drivers 10000 --duration 30s --warm-up 5s --threshold 'drain_s<10'
+run sockets gps --rate 2000 --drivers 10000 --duration 60s --watchers 10000 --slow-watchers 1% \
+    --threshold 'push_p99_ms<250'
+if [ -n "${TRACE:-}" ]; then
+    run replay-600x replay --trace "$TRACE" --speed 600x --batch 100
+    run replay-drivers replay --trace "$TRACE" --drivers 10000 --rate 2000
+fi
+if [ "${1:-}" = --soak ]; then
+    run soak gps --rate 2000 --drivers 10000 --duration 1800s
+fi
+exit $failed
