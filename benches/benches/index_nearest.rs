@@ -1,10 +1,11 @@
 //! The ten nearest drivers, from the index and from Redis' GEOSEARCH on the same points.
 //!
 //! The drivers are spread evenly over one city of 40 km by 39 km, the queries too; `far` asks from
-//! anywhere on the Earth. GEOSEARCH needs a radius: it gets the smallest that finds ten drivers
-//! for every query, which it could not know. `geosearch` is a call as a service would make it,
-//! over a unix socket; `geosearch_pipelined` has 100 queries on the way at a time, which leaves
-//! little but the server's own work.
+//! anywhere on the Earth. GEOSEARCH needs a radius: in `geosearch` it is the smallest that finds
+//! ten drivers for every query, which a service could not know. `within_1km_50` and
+//! `geosearch_1km_50` ask the same question. Each is a call as a service would make it, over a unix
+//! socket; `geosearch_pipelined` has 100 queries on the way at a time, which leaves little but the
+//! server's own work.
 
 use std::{hint::black_box, time::Duration};
 
@@ -57,25 +58,29 @@ fn index_nearest(c: &mut Criterion) {
         let radius_m = queries.iter().map(tenth_m).fold(0.0, f64::max) * 1.001 + 2.0;
         let mut connection = server.connection().expect("the server has just answered");
         for at in &queries {
-            let found: Vec<i64> = geosearch(*at, radius_m).query(&mut connection).expect("ids");
+            let found: Vec<i64> = geosearch(*at, radius_m, K).query(&mut connection).expect("ids");
             assert_eq!(found.len(), K);
         }
-        let mut query = queries.iter().cycle();
-        group.bench_function(BenchmarkId::new("geosearch", size), |b| {
-            b.iter(|| -> Vec<(i64, f64)> {
-                geosearch(next(&mut query), radius_m)
-                    .arg("WITHDIST")
-                    .query(&mut connection)
-                    .expect("ids and distances")
+        for (name, radius_m, count) in
+            [("geosearch", radius_m, K), ("geosearch_1km_50", 1_000.0, 50)]
+        {
+            let mut query = queries.iter().cycle();
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter(|| -> Vec<(i64, f64)> {
+                    geosearch(next(&mut query), radius_m, count)
+                        .arg("WITHDIST")
+                        .query(&mut connection)
+                        .expect("ids and distances")
+                });
             });
-        });
+        }
         let mut query = queries.iter().cycle();
         group.throughput(Throughput::Elements(PIPELINE as u64));
         group.bench_function(BenchmarkId::new("geosearch_pipelined", size), |b| {
             b.iter(|| -> Vec<Vec<(i64, f64)>> {
                 let mut pipeline = redis::pipe();
                 for _ in 0..PIPELINE {
-                    let mut command = geosearch(next(&mut query), radius_m);
+                    let mut command = geosearch(next(&mut query), radius_m, K);
                     command.arg("WITHDIST");
                     pipeline.add_command(command);
                 }
@@ -97,10 +102,10 @@ fn anywhere(i: usize) -> Point {
     Point::new(z.asin().to_degrees(), longitude).expect("on the Earth")
 }
 
-fn geosearch(at: Point, radius_m: f64) -> Cmd {
+fn geosearch(at: Point, radius_m: f64, count: usize) -> Cmd {
     let mut command = redis::cmd("GEOSEARCH");
     command.arg("drivers").arg("FROMLONLAT").arg(at.longitude()).arg(at.latitude());
-    command.arg("BYRADIUS").arg(radius_m).arg("m").arg("ASC").arg("COUNT").arg(K);
+    command.arg("BYRADIUS").arg(radius_m).arg("m").arg("ASC").arg("COUNT").arg(count);
     command
 }
 
