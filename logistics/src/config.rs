@@ -130,13 +130,15 @@ impl Config {
 mod tests {
     use super::*;
 
-    const URLS: [&str; 6] = [
+    const URLS: [&str; 8] = [
         "--database-url",
         "postgres://localhost/x",
         "--redis-queue-url",
         "redis://localhost",
         "--redis-live-url",
         "redis://localhost",
+        "--auth-verify-key-files",
+        "public.pem",
     ];
 
     #[test]
