@@ -175,13 +175,17 @@ impl Writer {
             drop(permit);
             match answers {
                 Ok(answers) => {
-                    dependency.up();
+                    // Out of memory, loading, read-only: Redis is there, and of no use.
+                    match answers.iter().find(|answer| !matches!(answer, Value::BulkString(_))) {
+                        None => dependency.up(),
+                        Some(refusal) => dependency.down(format_args!("refused: {refusal:?}")),
+                    }
                     answer(batch, &packed.places, answers);
                 }
                 Err(error) => {
+                    // Logs the reason when it changes: not for each of thousands of requests.
                     dependency.down(&error);
                     metrics::counter!("gps_append_errors_total").increment(1);
-                    tracing::warn!(%error, requests = batch.len(), "appending fixes failed");
                     for request in batch {
                         // A caller that has gone needs no answer.
                         let _ = request.reply.send(Err(AppendError::Unavailable));
@@ -266,9 +270,8 @@ fn entry_id(answer: Value) -> Result<StreamId, AppendError> {
             .ok()
             .and_then(|id| id.parse().ok())
             .ok_or(AppendError::Unavailable),
-        other => {
+        _ => {
             metrics::counter!("gps_append_errors_total").increment(1);
-            tracing::warn!(answer = ?other, "Redis refused a fix");
             Err(AppendError::Unavailable)
         }
     }
@@ -283,6 +286,7 @@ async fn watch_backlog(
     dependency: Dependency,
     done: CancellationToken,
 ) {
+    let mut first = true;
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -297,7 +301,10 @@ async fn watch_backlog(
         // A stream that is not there yet takes nothing.
         match pipeline.query_async::<Vec<Option<u64>>>(&mut redis).await {
             Ok(sizes) => {
-                dependency.up();
+                // Says that Redis is there before the first fix; later, appending says more.
+                if std::mem::take(&mut first) {
+                    dependency.up();
+                }
                 let bytes = sizes.into_iter().flatten().sum();
                 backlog_bytes.store(bytes, Ordering::Relaxed);
                 metrics::gauge!("gps_backlog_bytes").set(bytes as f64);
