@@ -146,6 +146,8 @@ pub async fn run(
     };
 
     apps.set_ready(platform::serve::layers(router, &health, &config.http));
+    // The router holds the appender, whose writer ends when nobody can append any more.
+    drop(apps);
     health.set_ready(true);
     tracing::info!(%address, ?role, "ready");
     let stopping = tokio::spawn({
