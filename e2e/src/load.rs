@@ -83,6 +83,13 @@ pub(crate) fn start(world: &World, name: &str, port: u16, load: Load) -> anyhow:
     Ok(Running { process: Process::spawn(&launch)?, summary, log })
 }
 
+impl Drop for Running {
+    /// A round that ends with an error must not send into the next one.
+    fn drop(&mut self) {
+        self.process.signal(Signal::KILL);
+    }
+}
+
 impl Running {
     /// Whether it still sends or checks.
     pub(crate) fn runs(&self) -> bool {

@@ -281,3 +281,26 @@ impl Fault {
         load.conclude().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_is_right_when_it_tells_broken_from_kept() {
+        let outcome = |broken, failures: anyhow::Result<Vec<String>>| Outcome {
+            sabotage: "x",
+            fault: Fault::Nothing,
+            broken,
+            failures,
+            took: Duration::ZERO,
+        };
+        let lost = || Ok(vec!["1 lost".to_owned()]);
+        assert!(outcome(true, lost()).is_right());
+        assert!(outcome(false, Ok(Vec::new())).is_right());
+        assert!(!outcome(true, Ok(Vec::new())).is_right(), "not noticed");
+        assert!(!outcome(false, lost()).is_right(), "blamed wrongly");
+        // A suite that cannot run has shown nothing.
+        assert!(!outcome(true, Err(anyhow::anyhow!("no disk"))).is_right());
+    }
+}

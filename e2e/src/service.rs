@@ -125,6 +125,13 @@ impl Service {
     }
 }
 
+impl Drop for Service {
+    /// A round that ends with an error must not leave anything behind for the next one.
+    fn drop(&mut self) {
+        self.process.signal(Signal::KILL);
+    }
+}
+
 fn spawn(
     program: &PathBuf,
     role: &str,

@@ -305,3 +305,53 @@ fn value(rng: &mut StdRng, depth: u32) -> Value {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use logistics::fix::{Fix, check_position};
+    use rand::SeedableRng as _;
+
+    use super::*;
+
+    const DRIVER: i64 = 7;
+
+    fn is_fix(body: &[u8]) -> bool {
+        let path = DriverId::new(DRIVER).ok();
+        body.len() <= FIX_BYTES_MAX
+            && serde_json::from_slice::<Fix>(body).is_ok_and(|fix| {
+                let driver = fix.driver(path);
+                driver.and_then(|driver| fix.check(driver, Utc::now())).is_ok()
+            })
+    }
+
+    fn is_position(body: &[u8]) -> bool {
+        Position::decode_entry(body).is_ok_and(|position| {
+            position.driver_id.get() == DRIVER && check_position(position, Utc::now()).is_ok()
+        })
+    }
+
+    /// What a body is said to be is what the service's own check says, or its run would blame it.
+    #[test]
+    fn bodies_are_what_they_are_expected_to_be() {
+        let mut seen = [0; 2];
+        for seed in 0..20_000 {
+            let rng = &mut StdRng::seed_from_u64(seed);
+            let (text, of_text) = fix(rng, DRIVER);
+            let (binary, of_binary) = frame(rng, DRIVER);
+            for (expect, good, body) in
+                [(of_text, is_fix(&text), &text), (of_binary, is_position(&binary), &binary)]
+            {
+                seen[usize::from(good)] += 1;
+                let shown = String::from_utf8_lossy(body);
+                assert!(expect == Expect::Any || good == (expect == Expect::Accept), "{shown}");
+            }
+        }
+        assert!(seen.iter().all(|count| *count > 4_000), "hardly any of one kind: {seen:?}");
+    }
+
+    #[test]
+    fn a_seed_makes_the_same_body_again() {
+        let make = || batch(&mut StdRng::seed_from_u64(3), &[1, 2]).0.len();
+        assert_eq!(make(), make());
+    }
+}

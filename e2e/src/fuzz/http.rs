@@ -256,3 +256,16 @@ fn odd(rng: &mut StdRng, driver: i64, token: &str) -> (Vec<u8>, bool) {
     request.extend_from_slice(end.as_bytes());
     (request, complete)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_answer_of_a_connection_is_seen() {
+        let answer =
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 Accepted\r\ncontent-length: 2\r\n\r\n{}";
+        assert_eq!(statuses(answer), [100, 202]);
+        assert!(statuses(b"").is_empty());
+    }
+}
