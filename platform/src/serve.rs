@@ -23,6 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tower_http::set_header::SetResponseHeaderLayer;
 
 pub use edge::layers;
 pub use request_id::{RequestId, current_request_id};
@@ -97,11 +98,13 @@ impl Apps {
     /// Answers health, and 503 to everything else.
     pub fn starting(health: &Health, args: &HttpArgs) -> Arc<Self> {
         let starting = Router::new().fallback(async || {
-            // Closed, so that the client's next request meets the whole service.
             Problem::unavailable("The service is starting.", Duration::from_secs(1))
-                .header(CONNECTION, HeaderValue::from_static("close"))
         });
-        Arc::new(Self { starting: layers(starting, health, args), ready: OnceLock::new() })
+        // Closed after every answer, so that a client's next request meets the whole service.
+        let close =
+            SetResponseHeaderLayer::overriding(CONNECTION, HeaderValue::from_static("close"));
+        let starting = layers(starting, health, args).layer(close);
+        Arc::new(Self { starting, ready: OnceLock::new() })
     }
 
     /// One that is ready from the first moment.
