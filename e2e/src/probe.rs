@@ -75,7 +75,8 @@ impl Probe {
         }
     }
 
-    async fn is_shown(&mut self) -> bool {
+    /// Whether clients see it as the driver's current position.
+    pub(crate) async fn is_shown(&mut self) -> bool {
         let path = format!("/drivers/{}/location", self.driver);
         let asked = self.caller.call("GET", &path, &self.token, b"");
         let Ok(Ok((200, body))) = tokio::time::timeout(ANSWER_MAX, asked).await else {
