@@ -5,7 +5,7 @@ use contracts::{
     ids::{DriverId, EventId, OrderId},
     position::{Position, to_e7},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use utoipa::ToSchema;
 
 /// How old a fix may be.
@@ -165,52 +165,12 @@ fn within(value: f64, min: f64, max: f64) -> Option<f64> {
     (min..=max).contains(&value).then_some(value)
 }
 
-/// A stored position as clients see it.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Location {
-    /// Whose position.
-    #[schema(value_type = i64)]
-    pub driver_id: DriverId,
-    /// Degrees.
-    pub latitude: f64,
-    /// Degrees.
-    pub longitude: f64,
-    /// Kilometres per hour.
-    pub speed: Option<f64>,
-    /// Degrees clockwise from true north.
-    pub heading: Option<f64>,
-    /// Metres.
-    pub accuracy: Option<f64>,
-    /// The order that was being delivered.
-    #[schema(value_type = Option<uuid::Uuid>)]
-    pub order_id: Option<OrderId>,
-    /// When the device was there.
-    pub timestamp: DateTime<Utc>,
-}
-
-impl From<&Position> for Location {
-    fn from(position: &Position) -> Self {
-        // An f32 holds seven digits: a hundredth is what a device's figure is good for, and
-        // rounding to it gives back the number that was sent.
-        let hundredths = |value: f64| (value * 100.0).round() / 100.0;
-        Self {
-            driver_id: position.driver_id,
-            latitude: position.latitude(),
-            longitude: position.longitude(),
-            speed: position.speed_mps.map(|mps| hundredths(f64::from(mps) * KMH_PER_MPS)),
-            heading: position.heading_deg.map(|degrees| hundredths(f64::from(degrees))),
-            accuracy: position.accuracy_m.map(|metres| hundredths(f64::from(metres))),
-            order_id: position.order_id,
-            timestamp: position.recorded_at(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::location::Location;
 
     fn fix() -> Fix {
         Fix {
@@ -283,10 +243,12 @@ mod tests {
                 accuracy: Some(f64::from(accuracy) / 100.0),
                 ..fix()
             };
-            let location = Location::from(&sent.check(driver(), Utc::now()).unwrap());
-            prop_assert_eq!(location.speed, sent.speed);
-            prop_assert_eq!(location.heading, sent.heading);
-            prop_assert_eq!(location.accuracy, sent.accuracy);
+            let location = Location::of(&sent.check(driver(), Utc::now()).unwrap());
+            // As text, which is what devices and clients see.
+            let text = |value: Option<f64>| value.map(|value| value.to_string());
+            prop_assert_eq!(text(location.speed), text(sent.speed));
+            prop_assert_eq!(location.heading.map(|n| n.to_string()), text(sent.heading));
+            prop_assert_eq!(location.accuracy.map(|n| n.to_string()), text(sent.accuracy));
         }
 
         #[test]

@@ -14,6 +14,7 @@ pub mod index;
 pub mod ingest;
 pub mod limits;
 pub mod live;
+pub mod location;
 pub mod pipeline;
 #[cfg(feature = "sabotage")]
 mod sabotage;

@@ -25,10 +25,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, DRIVER, POINTS_MAX, SERVICE, database, get, now, only_self, post};
-use crate::{
-    deliveries,
-    fix::{Fix, Location},
-};
+use crate::{deliveries, fix::Fix, location::OrderLocation};
 
 /// A single fix in JSON.
 pub(super) const FIX_BYTES_MAX: usize = 2 * 1024;
@@ -257,7 +254,7 @@ fn reason(problem: &Problem) -> String {
     get, path = "/drivers/{driver_id}/location", tag = "locations",
     params(("driver_id" = i64, Path)),
     responses(
-        (status = 200, description = "Newest position", body = Location),
+        (status = 200, description = "Newest position", body = OrderLocation),
         (status = 404, description = "Unknown, or not yours to see"),
     ),
 )]
@@ -265,7 +262,7 @@ async fn get_location(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(driver_id): Path<DriverId>,
-) -> Result<Json<Location>, Problem> {
+) -> Result<Json<OrderLocation>, Problem> {
     only_self(&caller, driver_id)?;
     if caller.role == Role::Customer {
         let customer_id = CustomerId::new(caller.subject).map_err(|_| Problem::not_found())?;
@@ -275,7 +272,7 @@ async fn get_location(
         }
     }
     let position = app.current.get(driver_id).ok_or_else(Problem::not_found)?;
-    let mut location = Location::from(&position);
+    let mut location = OrderLocation::of(&position);
     if caller.role == Role::Customer {
         // It may be the order of another customer whom the driver serves on the same trip.
         location.order_id = None;

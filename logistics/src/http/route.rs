@@ -23,8 +23,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, database, get, only_self};
 use crate::{
-    fix::Location,
     history::{DriverHour, RouteCursor},
+    location::{Location, OrderLocation},
 };
 
 /// One question spans at most so much: it reads one part of the history for every hour.
@@ -82,7 +82,7 @@ struct Route {
     #[schema(value_type = i64)]
     driver_id: DriverId,
     /// Oldest first.
-    locations: Vec<Location>,
+    locations: Vec<OrderLocation>,
     start_time: DateTime<Utc>,
     end_time: DateTime<Utc>,
     /// Cursor of the next page; absent on the last.
@@ -166,7 +166,7 @@ async fn get_route(
         .flatten();
     let (content_type, body) = match format {
         Format::Json => {
-            let locations = positions.iter().map(Location::from).collect();
+            let locations = positions.iter().map(OrderLocation::of).collect();
             let route = Route { driver_id, locations, start_time, end_time, next };
             return Ok(Json(route).into_response());
         }
@@ -229,18 +229,20 @@ fn gpx(driver_id: DriverId, positions: &[Position]) -> String {
 fn csv(positions: &[Position]) -> String {
     let mut out = "timestamp,latitude,longitude,speed,heading,accuracy,order_id\n".to_owned();
     for position in positions {
-        let location = Location::from(position);
-        let number = |value: Option<f64>| value.map(|value| value.to_string()).unwrap_or_default();
+        let location = Location::of(position);
+        fn number(value: Option<impl ToString>) -> String {
+            value.map(|value| value.to_string()).unwrap_or_default()
+        }
         let _ = writeln!(
             out,
             "{},{},{},{},{},{},{}",
-            time(position),
+            location.timestamp,
             location.latitude,
             location.longitude,
             number(location.speed),
             number(location.heading),
             number(location.accuracy),
-            location.order_id.map(|id| id.to_string()).unwrap_or_default(),
+            position.order_id.map(|id| id.to_string()).unwrap_or_default(),
         );
     }
     out

@@ -20,7 +20,8 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use super::{App, database};
 use crate::{
     deliveries::store,
-    tracking::{Location, Sources, session},
+    location::Location,
+    tracking::{Sources, session},
 };
 
 pub(super) const ACCESS: &[Row] =

@@ -10,9 +10,12 @@ use super::{
     Sources,
     hub::{OrderWatch, Watch},
     jitter,
-    message::{Connected, Location},
+    message::{self, Connected},
 };
-use crate::deliveries::{Event, Status, store};
+use crate::{
+    deliveries::{Event, Status, store},
+    location::Location,
+};
 
 /// Events read at once; the rest follows.
 const EVENTS_MAX: i64 = 100;
@@ -152,7 +155,7 @@ impl Feed {
             if self.told == self.newest
                 && let Some(position) = self.follow(last.status, last.driver_id)
             {
-                self.first = Some(Location::of(&position).update_json());
+                self.first = Some(message::location_update_json(&Location::of(&position)));
             }
         }
         Batch { events, location: self.location() }

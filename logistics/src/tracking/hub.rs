@@ -17,9 +17,10 @@ use tokio_util::task::{TaskTracker, task_tracker::TaskTrackerToken};
 use super::{
     Limits, Timing,
     gate::Gate,
-    message::Location,
+    message::location_update_json,
     slots::{Slots, Subscription},
 };
+use crate::location::Location;
 
 /// What decides which of two positions of one driver is newer.
 type OrderKey = (i64, u32, u64);
@@ -35,7 +36,7 @@ pub struct Latest {
 
 impl Latest {
     pub(crate) fn of(position: &Position) -> Self {
-        Self { key: position.order_key(), json: Location::of(position).update_json() }
+        Self { key: position.order_key(), json: location_update_json(&Location::of(position)) }
     }
 }
 

@@ -1,7 +1,6 @@
 //! What goes over a tracking socket, in both directions.
 
 use axum::extract::ws::Utf8Bytes;
-use chrono::SecondsFormat;
 use contracts::{
     ids::{DriverId, OrderId},
     position::Position,
@@ -9,55 +8,20 @@ use contracts::{
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::deliveries::{Delivery, Event, Status};
+use crate::{
+    deliveries::{Delivery, Event, Status},
+    location::Location,
+};
 
-/// A driver's position, as a customer sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub struct Location {
-    /// Whose position it is.
-    #[schema(value_type = i64, minimum = 1)]
-    pub driver_id: DriverId,
-    /// Degrees, −90 to 90.
-    pub latitude: f64,
-    /// Degrees, −180 to 180.
-    pub longitude: f64,
-    /// km/h.
-    pub speed: Option<f64>,
-    /// Degrees clockwise from north, 0 to 360.
-    pub heading: Option<f32>,
-    /// Metres.
-    pub accuracy: Option<f32>,
-    /// When the device was there: RFC 3339, UTC, microseconds.
-    #[schema(format = DateTime)]
-    pub timestamp: String,
-}
-
-impl Location {
-    /// The position in the units of the API.
-    pub fn of(position: &Position) -> Self {
-        Self {
-            driver_id: position.driver_id,
-            latitude: position.latitude(),
-            longitude: position.longitude(),
-            // Metres per hour are the finest that a receiver can tell; an f32 of m/s has more
-            // digits than that, none of them meant.
-            speed: position.speed_mps.map(|mps| (f64::from(mps) * 3_600.0).round() / 1_000.0),
-            heading: position.heading_deg,
-            accuracy: position.accuracy_m,
-            timestamp: position.recorded_at().to_rfc3339_opts(SecondsFormat::Micros, true),
-        }
+/// The `location_update` message.
+pub(crate) fn location_update_json(location: &Location) -> Utf8Bytes {
+    #[derive(Serialize)]
+    struct Update<'a> {
+        r#type: &'static str,
+        #[serde(flatten)]
+        location: &'a Location,
     }
-
-    /// The `location_update` message.
-    pub(crate) fn update_json(&self) -> Utf8Bytes {
-        #[derive(Serialize)]
-        struct Update<'a> {
-            r#type: &'static str,
-            #[serde(flatten)]
-            location: &'a Location,
-        }
-        json(&Update { r#type: "location_update", location: self })
-    }
+    json(&Update { r#type: "location_update", location })
 }
 
 /// The first message of a watcher: the order as it is now.

@@ -27,7 +27,6 @@ use tokio_util::sync::CancellationToken;
 pub use gate::{Gate, Seat};
 pub use hub::{Hub, Latest, OrderWatch, Watch};
 pub use limits::{Limits, Timing};
-pub use message::Location;
 
 use crate::current::Current;
 
