@@ -7,7 +7,9 @@
 //! **Promise.** An entry is acknowledged only after the transaction that holds its row, or its
 //! dead letter, has committed. Whatever ends in between leaves it pending, and it is delivered
 //! again; the history's key makes the second row no row. A store that is away stops this worker
-//! where it is: the queue between reading and writing is bounded, and the streams keep the rest.
+//! where it is: the queue between reading and writing is bounded. What has no room there is parked,
+//! delivered and not acknowledged, after the live lane has had it: customers go on seeing their
+//! drivers while the history is away, and the parked entries are read again when there is room.
 
 use std::{
     sync::Arc,
@@ -25,7 +27,7 @@ use platform::{
 use redis::{Client, aio::ConnectionManager};
 use rustc_hash::FxHashMap;
 use tokio::{
-    sync::mpsc,
+    sync::mpsc::{self, error::TrySendError},
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -38,16 +40,16 @@ use crate::{
 /// How long a read waits, and with it how late a stop is noticed.
 const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of one stream in one read, of up to 256 positions each.
-const READ_COUNT: usize = 32;
+const READ_COUNT: usize = 8;
 /// After each read this pause lets entries gather: a read costs Redis and us the same for one
 /// entry as for dozens. It adds its half to the delay of a position.
 const READ_PAUSE: Duration = Duration::from_millis(2);
 /// Reads that may wait for the history.
-const READS_WAITING_MAX: usize = 32;
+const READS_WAITING_MAX: usize = 8;
 /// Consumers that are gone are looked for this often.
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
 /// A consumer silent for this long is gone; one that works renews three times as often.
-const CLAIM_IDLE: Duration = Duration::from_secs(30);
+const CLAIM_IDLE: Duration = Duration::from_secs(15);
 /// Delivered more often than this, an entry is a dead letter: each delivery before has ended a
 /// worker or was never finished.
 const DELIVERIES_MAX: u32 = 5;
@@ -114,6 +116,7 @@ impl Worker {
             lane: Arc::clone(&self.lane),
             history: Arc::clone(&self.history),
             batches,
+            parked_turn: false,
             dependency: self.health.dependency("streams"),
             heartbeat: self.health.heartbeat("stream reader"),
         };
@@ -180,6 +183,8 @@ struct Reader {
     lane: Arc<Lane>,
     history: Arc<History>,
     batches: mpsc::Sender<Batch>,
+    /// Parked entries and new ones are read in turns.
+    parked_turn: bool,
     dependency: Dependency,
     heartbeat: Heartbeat,
 }
@@ -195,15 +200,10 @@ impl Reader {
             if announce_history && self.lane.offer_history(&self.history).await.is_ok() {
                 announce_history = false;
             }
-            let claim = Instant::now() >= claim_at;
-            let read = self.step(claim).await;
-            match read {
+            match self.step(&mut claim_at).await {
                 Ok((entries, claimed)) => {
                     self.dependency.up();
                     delay = RETRY.0;
-                    if claim {
-                        claim_at = Instant::now() + CLAIM_EVERY;
-                    }
                     announce_history |= claimed;
                     if !entries.is_empty() && !self.hand_on(entries, &shutdown).await {
                         return;
@@ -222,22 +222,33 @@ impl Reader {
         }
     }
 
-    /// One read, with what was claimed before it; the flag says that there was something to claim.
-    async fn step(&mut self, claim: bool) -> redis::RedisResult<(Vec<Entry>, bool)> {
+    /// One read: of what other consumers left, of what was parked, or of what is new. The flag
+    /// says that it was the first.
+    async fn step(&mut self, claim_at: &mut Instant) -> redis::RedisResult<(Vec<Entry>, bool)> {
         self.consumer.renew().await?;
-        let mut entries = Vec::new();
-        if claim {
-            entries = self.consumer.claim().await?;
-            metrics::counter!("gps_claimed_total").increment(entries.len() as u64);
+        // Without room only new entries are read, for the live lane.
+        let room = self.batches.capacity() > 0;
+        if room && Instant::now() >= *claim_at {
+            let (entries, more) = self.consumer.claim().await?;
+            if !more {
+                *claim_at = Instant::now() + CLAIM_EVERY;
+            }
+            if !entries.is_empty() {
+                metrics::counter!("gps_claimed_total").increment(entries.len() as u64);
+                return Ok((entries, true));
+            }
         }
-        let claimed = !entries.is_empty();
-        if !claimed {
-            entries = self.consumer.read().await?;
-        }
-        Ok((entries, claimed))
+        let parked = room && self.consumer.has_parked();
+        self.parked_turn = parked && !self.parked_turn;
+        let entries = if self.parked_turn {
+            self.consumer.read_parked().await?
+        } else {
+            self.consumer.read(!parked).await?
+        };
+        Ok((entries, false))
     }
 
-    /// Offers positions to the live lane and waits for a place on the way to history; `false` when
+    /// Offers positions to the live lane, and hands them on to history or parks them; `false` when
     /// the writer is gone.
     async fn hand_on(&mut self, entries: Vec<Entry>, shutdown: &CancellationToken) -> bool {
         let (mut rows, mut dead) = (Vec::with_capacity(entries.len()), Vec::new());
@@ -245,24 +256,13 @@ impl Reader {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
         self.lane.offer(rows.iter().map(|row| row.position));
-        let send = self.batches.send(Batch { entries, rows, dead });
-        tokio::pin!(send);
-        loop {
-            tokio::select! {
-                sent = &mut send => {
-                    if sent.is_err() {
-                        return false;
-                    }
-                    break;
-                }
-                // Waiting for a history that is away is not a stall, and what is held stays ours.
-                () = tokio::time::sleep(Duration::from_secs(1)) => {
-                    self.heartbeat.beat();
-                    if let Err(error) = self.consumer.renew().await {
-                        tracing::warn!(%error, "renewing held entries failed");
-                    }
-                }
+        match self.batches.try_send(Batch { entries, rows, dead }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(batch)) => {
+                metrics::counter!("gps_parked_total").increment(batch.entries.len() as u64);
+                self.consumer.park(&batch.entries);
             }
+            Err(TrySendError::Closed(_)) => return false,
         }
         if !shutdown.is_cancelled() {
             tokio::time::sleep(READ_PAUSE).await;

@@ -14,13 +14,20 @@ use redis::{
 
 use super::{Acker, Entry, Held, Options, StreamId, entry, two, unexpected};
 
+/// Before the first entry of a stream.
+const START: &str = "0-0";
+/// XAUTOCLAIM's cursor when it has seen all; also where it begins.
+const END_OF_CLAIMS: &str = "0-0";
+
 /// A reader with a name of its own in the group.
 pub struct Consumer {
     options: Arc<Options>,
     client: Client,
     reader: Option<MultiplexedConnection>,
-    /// Where to go on reading what was delivered to us before; `None` when that is done.
-    unread: Option<Vec<String>>,
+    /// Where to go on reading what is delivered to us and not held; `None` when there is nothing.
+    parked: Option<Vec<String>>,
+    /// Where to go on looking for what other consumers left, by stream.
+    claim_from: Vec<String>,
     control: ConnectionManager,
     name: String,
     held: Held,
@@ -37,7 +44,8 @@ impl Consumer {
             control: crate::redis::manager(&client)?,
             client,
             reader: None,
-            unread: None,
+            parked: None,
+            claim_from: vec![START.to_owned(); streams],
             name: uuid::Uuid::now_v7().simple().to_string(),
             held: Arc::new(Mutex::new(vec![BTreeSet::new(); streams])),
             renewed_at: Instant::now(),
@@ -49,15 +57,48 @@ impl Consumer {
         Acker::new(Arc::clone(&self.options), self.control.clone(), Arc::clone(&self.held))
     }
 
-    /// Waits up to [`Options::block`] for new entries; empty when there were none.
+    /// New entries; with `wait` up to [`Options::block`] for the first of them.
     ///
     /// After an error the next call starts over with a new connection and makes sure of the group.
-    pub async fn read(&mut self) -> RedisResult<Vec<Entry>> {
-        let result = self.try_read().await;
+    pub async fn read(&mut self, wait: bool) -> RedisResult<Vec<Entry>> {
+        let result = self.try_read(wait).await;
+        self.checked(result)
+    }
+
+    /// Whether there may be entries for [`Consumer::read_parked`].
+    pub fn has_parked(&self) -> bool {
+        self.parked.is_some()
+    }
+
+    /// Lets go of entries without acknowledging them, when there is no room to work on them now.
+    /// They stay delivered to this consumer and come back from [`Consumer::read_parked`].
+    pub fn park(&mut self, entries: &[Entry]) {
+        let mut held = self.held.lock();
+        for entry in entries {
+            held[entry.stream].remove(&entry.id);
+        }
+        if self.parked.is_none() {
+            self.parked = Some(self.all_from_start());
+        }
+    }
+
+    /// The next of what is delivered to this consumer and not held by it: what was parked, and
+    /// after a connection broke what was in answers that never came. Empty does not mean that
+    /// there are no more: [`Consumer::has_parked`] says so.
+    pub async fn read_parked(&mut self) -> RedisResult<Vec<Entry>> {
+        let result = self.try_read_parked().await;
+        self.checked(result)
+    }
+
+    fn checked<T>(&mut self, result: RedisResult<T>) -> RedisResult<T> {
         if result.is_err() {
             self.reader = None;
         }
         result
+    }
+
+    fn all_from_start(&self) -> Vec<String> {
+        vec![START.to_owned(); self.options.streams.len()]
     }
 
     /// The connection for reading; a new one makes sure of the group first.
@@ -71,36 +112,32 @@ impl Consumer {
         for stream in &self.options.streams {
             create_group(&mut reader, stream, self.options.group).await?;
         }
-        self.unread = Some(vec!["0".to_owned(); self.options.streams.len()]);
+        self.parked = Some(self.all_from_start());
         Ok(self.reader.insert(reader).clone())
     }
 
-    async fn try_read(&mut self) -> RedisResult<Vec<Entry>> {
+    async fn try_read(&mut self, wait: bool) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
-        let entries = if let Some(from) = self.unread.clone() {
-            self.read_own(&mut reader, from).await?
-        } else {
-            let new = vec![">".to_owned(); self.options.streams.len()];
-            self.read_from(&mut reader, &new, Some(self.options.block)).await?
-        };
+        let new = vec![">".to_owned(); self.options.streams.len()];
+        let block = wait.then_some(self.options.block);
+        let entries = self.read_from(&mut reader, &new, block).await?;
         self.hold(&entries);
         Ok(entries)
     }
 
-    /// What was handed to this consumer in answers that never came: after a connection broke, the
-    /// entries that Redis holds as delivered to us, and we do not, from these ids on.
-    async fn read_own(
-        &mut self,
-        reader: &mut MultiplexedConnection,
-        mut from: Vec<String>,
-    ) -> RedisResult<Vec<Entry>> {
-        let mut entries = self.read_from(reader, &from, None).await?;
+    async fn try_read_parked(&mut self) -> RedisResult<Vec<Entry>> {
+        let mut reader = self.reader().await?;
+        let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
+        let mut entries = self.read_from(&mut reader, &from, None).await?;
         for entry in &entries {
             from[entry.stream] = entry.id.to_string();
         }
-        self.unread = (!entries.is_empty()).then_some(from);
-        let held = self.held.lock();
-        entries.retain(|entry| !held[entry.stream].contains(&entry.id));
+        self.parked = (!entries.is_empty()).then_some(from);
+        {
+            let held = self.held.lock();
+            entries.retain(|entry| !held[entry.stream].contains(&entry.id));
+        }
+        self.hold(&entries);
         Ok(entries)
     }
 
@@ -137,80 +174,68 @@ impl Consumer {
         Ok(entries)
     }
 
-    /// Takes over what other consumers have left untouched for [`Options::claim_idle`].
-    pub async fn claim(&mut self) -> RedisResult<Vec<Entry>> {
+    /// Takes over some of what consumers have left untouched for [`Options::claim_idle`], this one
+    /// included; the flag says that there may be more.
+    pub async fn claim(&mut self) -> RedisResult<(Vec<Entry>, bool)> {
         let result = self.try_claim().await;
-        if result.is_err() {
-            self.reader = None;
-        }
-        result
+        self.checked(result)
     }
 
-    async fn try_claim(&mut self) -> RedisResult<Vec<Entry>> {
+    async fn try_claim(&mut self) -> RedisResult<(Vec<Entry>, bool)> {
         self.reader().await?;
-        let options = Arc::clone(&self.options);
+        let Options { streams, group, claim_idle, count, .. } = &*self.options;
+        let mut pipeline = redis::pipe();
+        for (key, from) in streams.iter().zip(&self.claim_from) {
+            pipeline.cmd("XAUTOCLAIM").arg(key).arg(group).arg(&self.name);
+            pipeline.arg(claim_idle.as_millis() as u64).arg(from).arg("COUNT").arg(count);
+        }
+        let replies: Vec<Value> = pipeline.query_async(&mut self.control).await?;
         let mut entries = Vec::new();
-        for (stream, key) in options.streams.iter().enumerate() {
-            let mut cursor = "0-0".to_owned();
-            loop {
-                let (next, claimed) = self.claim_step(stream, key, &cursor).await?;
-                entries.extend(claimed);
-                if next == "0-0" {
-                    break;
-                }
-                cursor = next;
+        for (stream, reply) in replies.into_iter().enumerate() {
+            // [cursor, entries, ids of entries that were deleted]: the third came with Redis 7.
+            let Value::Array(parts) = reply else { return Err(unexpected("XAUTOCLAIM")) };
+            let mut parts = parts.into_iter();
+            let (Some(Value::BulkString(next)), Some(Value::Array(items))) =
+                (parts.next(), parts.next())
+            else {
+                return Err(unexpected("XAUTOCLAIM"));
+            };
+            self.claim_from[stream] =
+                String::from_utf8(next).map_err(|_| unexpected("XAUTOCLAIM"))?;
+            for item in items {
+                entries.push(entry(item, stream, self.options.field, 1)?);
             }
         }
+        {
+            // What this process already holds was only waiting here; it is no second delivery.
+            let held = self.held.lock();
+            entries.retain(|entry| !held[entry.stream].contains(&entry.id));
+        }
+        self.count_deliveries(&mut entries).await?;
         self.hold(&entries);
-        Ok(entries)
+        let more = self.claim_from.iter().any(|from| from != END_OF_CLAIMS);
+        Ok((entries, more))
     }
 
-    async fn claim_step(
-        &mut self,
-        stream: usize,
-        key: &str,
-        cursor: &str,
-    ) -> RedisResult<(String, Vec<Entry>)> {
-        let options = &*self.options;
-        let reply: Value = redis::cmd("XAUTOCLAIM")
-            .arg(key)
-            .arg(options.group)
-            .arg(&self.name)
-            .arg(options.claim_idle.as_millis() as u64)
-            .arg(cursor)
-            .arg("COUNT")
-            .arg(options.count)
-            .query_async(&mut self.control)
-            .await?;
-        // [cursor, entries, ids of entries that were deleted]: the third came with Redis 7.
-        let Value::Array(parts) = reply else { return Err(unexpected("XAUTOCLAIM")) };
-        let mut parts = parts.into_iter();
-        let (Some(Value::BulkString(next)), Some(Value::Array(items))) =
-            (parts.next(), parts.next())
-        else {
-            return Err(unexpected("XAUTOCLAIM"));
-        };
-        let next = String::from_utf8(next).map_err(|_| unexpected("XAUTOCLAIM"))?;
-        let mut claimed = Vec::with_capacity(items.len());
-        for item in items {
-            claimed.push(entry(item, stream, options.field, 1)?);
+    /// XAUTOCLAIM does not tell how often an entry was delivered; XPENDING does.
+    async fn count_deliveries(&mut self, entries: &mut [Entry]) -> RedisResult<()> {
+        if entries.is_empty() {
+            return Ok(());
         }
-        // What this process already holds was only waiting here; it is not a second delivery.
-        claimed.retain(|entry| !self.held.lock()[stream].contains(&entry.id));
-        for entry in &mut claimed {
-            let pending: Vec<(String, String, u64, u32)> = redis::cmd("XPENDING")
-                .arg(key)
-                .arg(options.group)
-                .arg(entry.id.to_string())
-                .arg(entry.id.to_string())
-                .arg(1)
-                .query_async(&mut self.control)
-                .await?;
+        let mut pipeline = redis::pipe();
+        for entry in entries.iter() {
+            let id = entry.id.to_string();
+            pipeline.cmd("XPENDING").arg(&self.options.streams[entry.stream]);
+            pipeline.arg(self.options.group).arg(&id).arg(&id).arg(1);
+        }
+        type Pending = Vec<(String, String, u64, u32)>;
+        let pending: Vec<Pending> = pipeline.query_async(&mut self.control).await?;
+        for (entry, pending) in entries.iter_mut().zip(pending) {
             if let Some((_, _, _, deliveries)) = pending.first() {
                 entry.deliveries = *deliveries;
             }
         }
-        Ok((next, claimed))
+        Ok(())
     }
 
     /// Tells Redis, every third of [`Options::claim_idle`], that what is held is still worked on,

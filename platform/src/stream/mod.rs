@@ -7,7 +7,8 @@
 //! was lost (it is created at `0`, never at `$`), when a consumer died (its entries are claimed
 //! after [`Options::claim_idle`]) and when Redis restarted. Entries that this process holds are
 //! not handed to it twice: [`Acker`] knows them, and [`Consumer::renew`] tells Redis that they are
-//! being worked on, without counting as a delivery.
+//! being worked on, without counting as a delivery. What there is no room for is parked: it stays
+//! delivered, and is read again later.
 //!
 //! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM, XGROUP CREATE
 //! and XTRIM, since a Redis that is out of memory refuses the rest. Dead letters are the caller's.
