@@ -1,7 +1,7 @@
 //! Errors as clients see them: RFC 9457 `application/problem+json`.
 //!
 //! A [`Problem`] carries what the caller may know and nothing else: no SQL, no paths, no causes.
-//! [`serve::layers`](crate::serve::layers) adds the `request_id` and turns every other failed
+//! [`crate::serve::layers`] adds the `request_id` and turns every other failed
 //! answer (a router's own 404, 405 and so on) into a problem too.
 
 use std::borrow::Cow;

@@ -1,7 +1,7 @@
 //! Reads Redis Streams through a consumer group so that nothing is lost.
 //!
 //! **Structures.** A set of streams with one group. [`Consumer`] reads and claims; its clones of
-//! [`Acker`] acknowledge from elsewhere; [`trim`] shortens a stream from outside.
+//! [`Acker`] acknowledge from elsewhere; [`trim()`] shortens a stream from outside.
 //!
 //! **Promise.** Every entry that was in a stream is handed out at least once, also when the group
 //! was lost (it is created at `0`, never at `$`), when a consumer died (its entries are claimed

@@ -4,7 +4,7 @@ use redis::{ErrorKind, RedisResult, Value, aio::ConnectionManager};
 
 use super::{StreamId, unexpected};
 
-/// What [`trim`] did.
+/// What [`trim()`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Trimmed {
     /// Entries removed.
