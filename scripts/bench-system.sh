@@ -70,7 +70,7 @@ run sockets gps --rate 2000 --drivers 10000 --duration 60s --watchers 10000 --sl
     --threshold 'push_p99_ms<250'
 if [ -n "${TRACE:-}" ]; then
     run replay-600x replay --trace "$TRACE" --speed 600x --batch 100
-    run replay-drivers replay --trace "$TRACE" --drivers 10000 --rate 2000 --duration 120s
+    run replay-drivers replay --trace "$TRACE" --drivers 10000 --rate 2000 --duration 60s
 fi
 if [ "${1:-}" = --soak ]; then
     run soak gps --rate 2000 --drivers 10000 --duration 1800s

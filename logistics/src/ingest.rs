@@ -3,8 +3,8 @@
 //! **Structures.** One bounded queue into one writer task, which takes everything that waits and
 //! packs it into as few stream entries as it fits in: reading, acknowledging and logging an entry
 //! costs Redis the same for one fix as for a hundred. The entries go out as one pipeline of XADDs,
-//! to the streams in turn; up to [`PIPELINES_MAX`] pipelines are under way, and Redis
-//! (`appendfsync always`) shares one fsync between what arrives together.
+//! to the streams in turn, and Redis (`appendfsync always`) shares one fsync between them. The next
+//! pipeline waits for the answers, and gathers what comes meanwhile: the busier, the fuller.
 //!
 //! **Promise.** `Ok` means that Redis has answered each append. An error means unknown: the fix may
 //! or may not be in a stream, and a resend with the same event id is the same event.
@@ -33,9 +33,9 @@ use tokio_util::sync::CancellationToken;
 const QUEUE_MAX: usize = 8_192;
 /// Requests that go into one pipeline at most.
 const PIPELINE_REQUESTS_MAX: usize = 1_024;
-/// Pipelines under way at once: one being written to disk, one on its way. More would carry less
-/// each.
-const PIPELINES_MAX: usize = 2;
+/// Pipelines under way at once. A second one would carry half as much each, for the same work of
+/// Redis, its disk and the worker.
+const PIPELINES_MAX: usize = 1;
 /// Positions that share an entry at most: 16 KiB, a moment's work for Redis and for a worker.
 const ENTRY_POSITIONS_MAX: usize = 256;
 /// How often the size of the streams is looked at.

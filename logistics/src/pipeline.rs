@@ -44,6 +44,10 @@ const READ_COUNT: usize = 8;
 /// After each read this pause lets entries gather: a read costs Redis and us the same for one
 /// entry as for dozens. It adds its half to the delay of a position.
 const READ_PAUSE: Duration = Duration::from_millis(2);
+/// The pause after a read of at least [`BUSY_POSITIONS`], when CPU is dearer than milliseconds.
+const READ_PAUSE_BUSY: Duration = Duration::from_millis(8);
+/// So many in one read are 16,000 a second.
+const BUSY_POSITIONS: usize = 32;
 /// Reads that may wait for the history.
 const READS_WAITING_MAX: usize = 8;
 /// Consumers that are gone are looked for this often.
@@ -256,6 +260,7 @@ impl Reader {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
         self.lane.offer(rows.iter().map(|row| row.position));
+        let pause = if rows.len() < BUSY_POSITIONS { READ_PAUSE } else { READ_PAUSE_BUSY };
         match self.batches.try_send(Batch { entries, rows, dead }) {
             Ok(()) => {}
             Err(TrySendError::Full(batch)) => {
@@ -265,7 +270,7 @@ impl Reader {
             Err(TrySendError::Closed(_)) => return false,
         }
         if !shutdown.is_cancelled() {
-            tokio::time::sleep(READ_PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
         true
     }
