@@ -32,13 +32,6 @@ pub(crate) struct Recovery {
     pub(crate) stored: Duration,
 }
 
-impl Recovery {
-    /// The whole way works.
-    pub(crate) fn whole(&self) -> Duration {
-        self.ready.max(self.shown).max(self.stored)
-    }
-}
-
 /// One fix of a driver of its own, sent until it is acknowledged.
 pub(crate) struct Probe {
     driver: i64,

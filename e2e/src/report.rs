@@ -21,10 +21,16 @@ pub(crate) struct Round {
 }
 
 impl Round {
-    /// Notes a recovery, and fails the round when it took too long.
-    pub(crate) fn recovered(&mut self, recovery: Recovery) {
-        if recovery.whole() > RECOVERY_MAX {
-            self.failures.push(format!("recovery took over {RECOVERY_MAX:?}: {recovery:?}"));
+    /// Notes a recovery, and fails the round when it took too long: until ready and accepting
+    /// counted from the fault, until shown and stored from `healed`, when a store that was away
+    /// answered again.
+    pub(crate) fn recovered(&mut self, recovery: Recovery, healed: Duration) {
+        let accepting = recovery.ready.max(recovery.accepted);
+        let whole = recovery.shown.max(recovery.stored).saturating_sub(healed);
+        if accepting.max(whole) > RECOVERY_MAX {
+            self.failures.push(format!(
+                "recovery took over {RECOVERY_MAX:?}: {recovery:?}, the store's part {healed:?}"
+            ));
         }
         self.recoveries.push(recovery);
     }

@@ -199,8 +199,9 @@ impl Plan {
     /// Notes one fault and how long the way was interrupted by it.
     async fn fault(&self, round: &mut Round, port: u16, since: Instant) -> anyhow::Result<()> {
         round.faults += 1;
+        let healed = since.elapsed();
         let recovery = recovery(&self.world, port, since).await;
-        round.recovered(recovery.with_context(|| format!("after fault {}", round.faults))?);
+        round.recovered(recovery.with_context(|| format!("after fault {}", round.faults))?, healed);
         Ok(())
     }
 

@@ -34,7 +34,7 @@ pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> any
     // The other one goes on alone at once.
     round.faults += 1;
     let alone = recovery(&plan.world, api.port, stopped).await?;
-    round.recovered(alone);
+    round.recovered(alone, Duration::ZERO);
     while other.metric("gps_claimed_total").await? == 0.0 {
         ensure!(stopped.elapsed() < CLAIMED_WITHIN, "nothing was claimed from a stopped worker");
         tokio::time::sleep(Duration::from_millis(100)).await;
@@ -46,7 +46,7 @@ pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> any
     round.faults += 1;
     zombie.until_ready().await?;
     ensure!(resumed.elapsed() < RECOVERY_MAX, "the zombie took {:?}", resumed.elapsed());
-    round.recovered(recovery(&plan.world, api.port, resumed).await?);
+    round.recovered(recovery(&plan.world, api.port, resumed).await?, Duration::ZERO);
     share(round, &zombie, &other, "after").await?;
     let twice =
         zombie.metric("gps_duplicates_total").await? + other.metric("gps_duplicates_total").await?;
