@@ -54,5 +54,5 @@ async fn every_route_lets_in_those_it_names_and_nobody_else() {
             assert!([404, 413, 415, 422].contains(&status), "{method} {route}: {status}");
         }
     }
-    assert!(routes > 20, "{routes}");
+    assert!(routes >= 20, "{routes}");
 }
