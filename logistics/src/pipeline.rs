@@ -121,6 +121,7 @@ impl Worker {
             history: Arc::clone(&self.history),
             batches,
             parked_turn: false,
+            claimed: false,
             dependency: self.health.dependency("streams"),
             heartbeat: self.health.heartbeat("stream reader"),
         };
@@ -189,6 +190,8 @@ struct Reader {
     batches: mpsc::Sender<Batch>,
     /// Parked entries and new ones are read in turns.
     parked_turn: bool,
+    /// Something was claimed since the history was last announced.
+    claimed: bool,
     dependency: Dependency,
     heartbeat: Heartbeat,
 }
@@ -227,19 +230,23 @@ impl Reader {
     }
 
     /// One read: of what other consumers left, of what was parked, or of what is new. The flag
-    /// says that it was the first.
+    /// says that the last of the first was read.
     async fn step(&mut self, claim_at: &mut Instant) -> redis::RedisResult<(Vec<Entry>, bool)> {
         self.consumer.renew().await?;
         // Without room only new entries are read, for the live lane.
         let room = self.batches.capacity() > 0;
-        if room && Instant::now() >= *claim_at {
+        // Own parked entries come first: claiming them would count as a delivery.
+        if room && !self.consumer.has_parked() && Instant::now() >= *claim_at {
             let (entries, more) = self.consumer.claim().await?;
+            metrics::counter!("gps_claimed_total").increment(entries.len() as u64);
+            self.claimed |= !entries.is_empty();
             if !more {
                 *claim_at = Instant::now() + CLAIM_EVERY;
             }
-            if !entries.is_empty() {
-                metrics::counter!("gps_claimed_total").increment(entries.len() as u64);
-                return Ok((entries, true));
+            // Once for all pages: announcing looks at every driver.
+            let last = !more && std::mem::take(&mut self.claimed);
+            if last || !entries.is_empty() {
+                return Ok((entries, last));
             }
         }
         let parked = room && self.consumer.has_parked();
