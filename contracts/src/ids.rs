@@ -75,6 +75,14 @@ positive_id!(
     /// A restaurant's id.
     RestaurantId
 );
+positive_id!(
+    /// A category of a restaurant's menu.
+    CategoryId
+);
+positive_id!(
+    /// An item of a restaurant's menu.
+    ItemId
+);
 
 /// An order's id, a UUIDv7 given by order-api.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

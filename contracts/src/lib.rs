@@ -4,5 +4,6 @@
 
 pub mod frame;
 pub mod ids;
+pub mod money;
 pub mod position;
 pub mod streams;

@@ -41,6 +41,11 @@ use crate::{
 const BLOCK: Duration = Duration::from_millis(500);
 /// Entries of one stream in one read, of up to 256 positions each.
 const READ_COUNT: usize = 8;
+/// Positions that a read of parked entries aims at. Entries of a quiet time hold one or two each,
+/// and a minute of those is read again in seconds only when many come at once.
+const PARKED_POSITIONS: usize = 16_384;
+/// Most entries of one stream in a read of parked ones.
+const PARKED_COUNT_MAX: usize = 128;
 /// After each read this pause lets entries gather: a read costs Redis and us the same for one
 /// entry as for dozens. It adds its half to the delay of a position.
 const READ_PAUSE: Duration = Duration::from_millis(2);
@@ -121,6 +126,7 @@ impl Worker {
             history: Arc::clone(&self.history),
             batches,
             parked_turn: false,
+            parked_count: READ_COUNT,
             claimed: false,
             dependency: self.health.dependency("streams"),
             heartbeat: self.health.heartbeat("stream reader"),
@@ -190,6 +196,8 @@ struct Reader {
     batches: mpsc::Sender<Batch>,
     /// Parked entries and new ones are read in turns.
     parked_turn: bool,
+    /// Entries of one stream in the next read of parked ones.
+    parked_count: usize,
     /// Something was claimed since the history was last announced.
     claimed: bool,
     dependency: Dependency,
@@ -252,7 +260,7 @@ impl Reader {
         let parked = room && self.consumer.has_parked();
         self.parked_turn = parked && !self.parked_turn;
         let entries = if self.parked_turn {
-            self.consumer.read_parked().await?
+            self.consumer.read_parked(self.parked_count).await?
         } else {
             self.consumer.read(!parked).await?
         };
@@ -267,7 +275,15 @@ impl Reader {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
         self.lane.offer(rows.iter().map(|row| row.position));
-        let pause = if rows.len() < BUSY_POSITIONS { READ_PAUSE } else { READ_PAUSE_BUSY };
+        let pause = if self.parked_turn {
+            // What was parked gathers no more.
+            self.parked_count = parked_count(entries.len(), rows.len(), self.streams.len());
+            Duration::ZERO
+        } else if rows.len() < BUSY_POSITIONS {
+            READ_PAUSE
+        } else {
+            READ_PAUSE_BUSY
+        };
         match self.batches.try_send(Batch { entries, rows, dead }) {
             Ok(()) => {}
             Err(TrySendError::Full(batch)) => {
@@ -276,11 +292,17 @@ impl Reader {
             }
             Err(TrySendError::Closed(_)) => return false,
         }
-        if !shutdown.is_cancelled() {
+        if !shutdown.is_cancelled() && !pause.is_zero() {
             tokio::time::sleep(pause).await;
         }
         true
     }
+}
+
+/// How many entries of each stream to read next, when so many entries held so many positions.
+fn parked_count(entries: usize, positions: usize, streams: usize) -> usize {
+    let per_entry = positions.div_ceil(entries.max(1)).max(1);
+    (PARKED_POSITIONS / per_entry / streams.max(1)).clamp(READ_COUNT, PARKED_COUNT_MAX)
 }
 
 /// Gathers batches, writes them, acknowledges them.

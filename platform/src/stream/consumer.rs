@@ -84,9 +84,10 @@ impl Consumer {
 
     /// The next of what is delivered to this consumer and not held by it: what was parked, and
     /// after a connection broke what was in answers that never came. Empty does not mean that
-    /// there are no more: [`Consumer::has_parked`] says so.
-    pub async fn read_parked(&mut self) -> RedisResult<Vec<Entry>> {
-        let result = self.try_read_parked().await;
+    /// there are no more: [`Consumer::has_parked`] says so. `count` is that of one stream, in the
+    /// place of [`Options::count`].
+    pub async fn read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
+        let result = self.try_read_parked(count).await;
         self.checked(result)
     }
 
@@ -120,15 +121,15 @@ impl Consumer {
         let mut reader = self.reader().await?;
         let new = vec![">".to_owned(); self.options.streams.len()];
         let block = wait.then_some(self.options.block);
-        let entries = self.read_from(&mut reader, &new, block).await?;
+        let entries = self.read_from(&mut reader, &new, self.options.count, block).await?;
         self.hold(&entries);
         Ok(entries)
     }
 
-    async fn try_read_parked(&mut self) -> RedisResult<Vec<Entry>> {
+    async fn try_read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
         let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
-        let mut entries = self.read_from(&mut reader, &from, None).await?;
+        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
         for entry in &entries {
             from[entry.stream] = entry.id.to_string();
         }
@@ -145,9 +146,10 @@ impl Consumer {
         &self,
         reader: &mut MultiplexedConnection,
         from: &[String],
+        count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
-        let Options { streams, group, field, count, .. } = &*self.options;
+        let Options { streams, group, field, .. } = &*self.options;
         let mut command = redis::cmd("XREADGROUP");
         command.arg("GROUP").arg(group).arg(&self.name).arg("COUNT").arg(count);
         if let Some(block) = block {
