@@ -92,7 +92,9 @@ pub(super) async fn dead_letters(
     mut each: impl FnMut(Position),
 ) -> sqlx::Result<()> {
     let mut payloads = sqlx::query_scalar::<_, Vec<u8>>(
-        "SELECT payload FROM dead_letters WHERE created_at >= $1 AND redriven_at IS NULL",
+        // An entry that was gone when it was read left none.
+        "SELECT payload FROM dead_letters
+         WHERE created_at >= $1 AND redriven_at IS NULL AND payload IS NOT NULL",
     )
     .bind(DateTime::from_timestamp_micros(scope.from_us).unwrap_or_default())
     .fetch(pool);
