@@ -2,8 +2,11 @@
 # Writes .sqlx, what the compiler knows about our queries when it has no database; with --check only
 # says whether it is up to date. Runs on private stores with this tree's migrations.
 #
-# The binaries that start the stores and migrate contain queries themselves, so after a change that
-# .sqlx does not know they cannot be built; those of the last build do as well.
+# The queries of all services are checked against one database that has all their tables: no two of
+# them have a table of the same name.
+#
+# The binaries that start the stores and make the history's tables contain queries themselves, so
+# after a change that .sqlx does not know they cannot be built; those of the last build do as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -20,14 +23,16 @@ if [ "${1:-}" != inside ]; then
 fi
 
 check=$2 logistics=$3
-export AUTH_ISSUER=swift-eats
-"$logistics" migrate
+psql "$DATABASE_URL" -q -v ON_ERROR_STOP=1 -c 'CREATE DATABASE queries'
+queries=${DATABASE_URL/\/postgres/\/queries}
+AUTH_ISSUER=swift-eats LOGISTICS_DATABASE_URL=$queries "$logistics" migrate
 # Migrations that the last build did not have yet.
-known=$(psql "$LOGISTICS_DATABASE_URL" -Atc 'SELECT max(version) FROM _sqlx_migrations')
-for file in logistics/migrations/*.sql; do
+known=$(psql "$queries" -Atc 'SELECT max(version) FROM _sqlx_migrations')
+for file in {logistics,menu-api}/migrations/*.sql; do
     version=$((10#$(basename "$file" | cut -d_ -f1)))
-    if [ "$version" -gt "$known" ]; then
-        psql "$LOGISTICS_DATABASE_URL" -q -v ON_ERROR_STOP=1 -1 -f "$file"
+    if [[ $file == menu-api/* ]] || [ "$version" -gt "$known" ]; then
+        PGOPTIONS='-c client_min_messages=warning' \
+            psql "$queries" -q -v ON_ERROR_STOP=1 -1 -f "$file"
     fi
 done
 
@@ -35,9 +40,10 @@ new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 # The compiler does not know that queries depend on a database: it looks at them again when their
 # files are newer than its results.
-grep -rlE --include='*.rs' 'sqlx::query(_as|_scalar)?!|query_file' logistics loadtest | xargs touch
-touch logistics/src/lib.rs
-DATABASE_URL=$LOGISTICS_DATABASE_URL SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$new \
+grep -rlE --include='*.rs' 'sqlx::query(_as|_scalar)?!|query_file' logistics menu-api loadtest |
+    xargs touch
+touch {logistics,menu-api}/src/lib.rs
+DATABASE_URL=$queries SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$new \
     cargo check --workspace --locked --all-targets
 
 if [ "$check" = --check ]; then

@@ -7,14 +7,14 @@ use anyhow::Context;
 use platform::stores::{Launch, Process, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::services::Services;
+use crate::services::{Ports, Services};
 use crate::stack::{Place, Stack, StackArgs};
 
 /// Runs a command with private stores, and ends them with it.
 ///
-/// The command finds them through DATABASE_URL, LOGISTICS_DATABASE_URL, REDIS_QUEUE_URL,
-/// REDIS_LIVE_URL and REDIS_CACHE_URL, the services through LOGISTICS_URL, and keys for their
-/// tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
+/// The command finds them through DATABASE_URL, LOGISTICS_DATABASE_URL, MENU_DATABASE_URL,
+/// REDIS_QUEUE_URL, REDIS_LIVE_URL and REDIS_CACHE_URL, the services through LOGISTICS_URL and
+/// MENU_URL, and keys for their tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
 /// process ids. The exit code is the command's own; 128 + n when signal n ended it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExecArgs {
@@ -41,7 +41,10 @@ pub async fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     let place = args.data.map_or(Place::Temporary, Place::Folder);
     let started = async {
         let stack = Stack::start(&place, &args.stack).await?;
-        let services = if args.services { Some(Services::start(&stack, 0).await?) } else { None };
+        let services = match args.services {
+            true => Some(Services::start(&stack, Ports::default()).await?),
+            false => None,
+        };
         anyhow::Ok((stack, services))
     };
     let (stack, services) = tokio::select! {

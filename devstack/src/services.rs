@@ -16,54 +16,73 @@ const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A service ends within 15 s of the request to end; this is a little more.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
 
+/// Where services listen on 127.0.0.1; 0 is any free port.
+#[derive(clap::Args, Clone, Copy, Debug, Default)]
+pub struct Ports {
+    /// The port of menu-api on 127.0.0.1.
+    #[arg(long = "menu-port", default_value_t = 8001, value_name = "PORT")]
+    pub menu: u16,
+    /// The port of logistics on 127.0.0.1.
+    #[arg(long = "logistics-port", default_value_t = 8002, value_name = "PORT")]
+    pub logistics: u16,
+}
+
 /// Running services. Dropping this asks them to end and does not wait; `stop` does.
 pub struct Services {
-    logistics: SocketAddr,
-    task: JoinHandle<anyhow::Result<()>>,
+    menu: Service,
+    logistics: Service,
     shutdown: CancellationToken,
 }
 
+struct Service {
+    name: &'static str,
+    address: SocketAddr,
+    task: JoinHandle<anyhow::Result<()>>,
+}
+
 impl Services {
-    /// Starts every service on 127.0.0.1, and returns when they are ready. Port 0 is any free one.
+    /// Starts every service, and returns when they are ready.
     ///
     /// # Errors
-    /// The port is taken, or a service ends or is not ready in time.
-    pub async fn start(stack: &Stack, logistics_port: u16) -> anyhow::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", logistics_port))
-            .await
-            .with_context(|| format!("logistics cannot listen on 127.0.0.1:{logistics_port}"))?;
-        let logistics = listener.local_addr()?;
+    /// A port is taken, or a service ends or is not ready in time.
+    pub async fn start(stack: &Stack, ports: Ports) -> anyhow::Result<Self> {
         let shutdown = CancellationToken::new();
-        let service = logistics::run(
-            logistics_config(stack)?,
-            logistics::Role::All,
-            listener,
-            shutdown.clone(),
-        );
-        let task = tokio::spawn(Box::pin(service));
-        let mut services = Self { logistics, task, shutdown };
-        services.wait_until_ready().await?;
+        let (listener, address) = listen("menu-api", ports.menu).await?;
+        let task = menu_api::run(menu_config(stack)?, listener, shutdown.clone());
+        let menu = Service { name: "menu-api", address, task: tokio::spawn(Box::pin(task)) };
+        let (listener, address) = listen("logistics", ports.logistics).await?;
+        let role = logistics::Role::All;
+        let task = logistics::run(logistics_config(stack)?, role, listener, shutdown.clone());
+        let logistics = Service { name: "logistics", address, task: tokio::spawn(Box::pin(task)) };
+        let mut services = Self { menu, logistics, shutdown };
+        let Self { menu, logistics, .. } = &mut services;
+        tokio::try_join!(menu.wait_until_ready(), logistics.wait_until_ready())?;
         Ok(services)
     }
 
     /// Where logistics answers: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn logistics_url(&self) -> String {
-        format!("http://{}", self.logistics)
+        self.logistics.url()
+    }
+
+    /// Where menu-api answers.
+    #[must_use]
+    pub fn menu_url(&self) -> String {
+        self.menu.url()
     }
 
     /// The addresses as environment variables.
     #[must_use]
     pub fn env(&self) -> Vec<(&'static str, String)> {
-        vec![("LOGISTICS_URL", self.logistics_url())]
+        vec![("MENU_URL", self.menu_url()), ("LOGISTICS_URL", self.logistics_url())]
     }
 
     /// Waits for a service to end by itself, which it should not; says why it did.
     pub async fn failed(&mut self) -> anyhow::Error {
-        match (&mut self.task).await {
-            Ok(Ok(())) => anyhow::anyhow!("logistics ended without being asked to"),
-            Ok(Err(error)) => error.context("logistics failed"),
-            Err(error) => anyhow::Error::new(error).context("logistics failed"),
+        tokio::select! {
+            error = self.menu.failed() => error,
+            error = self.logistics.failed() => error,
         }
     }
 
@@ -73,12 +92,49 @@ impl Services {
     /// A service had failed, or does not end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
+        let (menu, logistics) = tokio::join!(self.menu.ended(), self.logistics.ended());
+        menu.and(logistics)
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+async fn listen(name: &str, port: u16) -> anyhow::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(("127.0.0.1", port))
+        .await
+        .with_context(|| format!("{name} cannot listen on 127.0.0.1:{port}"))?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+impl Service {
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    async fn failed(&mut self) -> anyhow::Error {
+        let name = self.name;
+        match (&mut self.task).await {
+            Ok(Ok(())) => anyhow::anyhow!("{name} ended without being asked to"),
+            Ok(Err(error)) => error.context(format!("{name} failed")),
+            Err(error) => anyhow::Error::new(error).context(format!("{name} failed")),
+        }
+    }
+
+    async fn ended(&mut self) -> anyhow::Result<()> {
+        let name = self.name;
         let ended = tokio::time::timeout(STOP_LIMIT, &mut self.task).await;
-        ended.context("logistics does not end")?.context("logistics failed")?
+        ended
+            .with_context(|| format!("{name} does not end"))?
+            .with_context(|| format!("{name} failed"))?
     }
 
     async fn wait_until_ready(&mut self) -> anyhow::Result<()> {
-        let address = self.logistics;
+        let (name, address) = (self.name, self.address);
         let ready = async {
             while !is_ready(address).await.unwrap_or(false) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -89,15 +145,9 @@ impl Services {
             error = self.failed() => return Err(error),
         };
         if waited.is_err() {
-            bail!("logistics is not ready after {} s", READY_LIMIT.as_secs());
+            bail!("{name} is not ready after {} s", READY_LIMIT.as_secs());
         }
         Ok(())
-    }
-}
-
-impl Drop for Services {
-    fn drop(&mut self) {
-        self.shutdown.cancel();
     }
 }
 
@@ -111,6 +161,23 @@ fn logistics_config(stack: &Stack) -> anyhow::Result<logistics::Config> {
         &stack.queue.url(),
         "--redis-live-url",
         &stack.live.url(),
+        "--auth-issuer",
+        crate::keys::NAME,
+        "--auth-audience",
+        crate::keys::NAME,
+        "--auth-verify-key-files",
+        &verify,
+    ])
+}
+
+/// The settings of menu-api on this stack; what is not named here comes from the environment.
+fn menu_config(stack: &Stack) -> anyhow::Result<menu_api::Config> {
+    let verify = stack.keys().verify.display().to_string();
+    menu_api::Config::from_flags(&[
+        "--database-url",
+        &stack.menu_database_url(),
+        "--redis-cache-url",
+        &stack.cache.url(),
         "--auth-issuer",
         crate::keys::NAME,
         "--auth-audience",

@@ -18,6 +18,9 @@ pub const DEFAULT_FOLDER: &str = ".devstack";
 /// The database of the logistics service.
 const LOGISTICS_DATABASE: &str = "logistics";
 
+/// The database of the menu service.
+const MENU_DATABASE: &str = "menu";
+
 /// Where tests connect to make databases of their own.
 const MAINTENANCE_DATABASE: &str = "postgres";
 
@@ -78,6 +81,7 @@ impl Stack {
             async { PostgresServer::start(&root.dir.join(postgres), options).await },
         )?;
         postgres.create_database(LOGISTICS_DATABASE).await?;
+        postgres.create_database(MENU_DATABASE).await?;
         Ok(Self { queue, live, cache, postgres, keys, root })
     }
 
@@ -96,11 +100,17 @@ impl Stack {
         self.postgres.url(LOGISTICS_DATABASE)
     }
 
+    /// The URL of the menu database.
+    pub fn menu_database_url(&self) -> String {
+        self.postgres.url(MENU_DATABASE)
+    }
+
     /// The addresses, as environment variables that services, tests and tools read.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
             ("DATABASE_URL", self.postgres.url(MAINTENANCE_DATABASE)),
             ("LOGISTICS_DATABASE_URL", self.logistics_database_url()),
+            ("MENU_DATABASE_URL", self.menu_database_url()),
             ("REDIS_QUEUE_URL", self.queue.url()),
             ("REDIS_LIVE_URL", self.live.url()),
             ("REDIS_CACHE_URL", self.cache.url()),

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use crate::exec::{Signals, exit_code_of_signal};
-use crate::services::Services;
+use crate::services::{Ports, Services};
 use crate::stack::{DEFAULT_FOLDER, Place, Stack, StackArgs};
 
 /// Starts stores and services, prints their addresses and runs until Ctrl-C.
@@ -19,9 +19,8 @@ pub struct UpArgs {
     /// Keep the data in a temporary folder that is removed at the end.
     #[arg(long, conflicts_with = "data")]
     ephemeral: bool,
-    /// The port of logistics on 127.0.0.1.
-    #[arg(long, default_value_t = 8002, value_name = "PORT")]
-    logistics_port: u16,
+    #[command(flatten)]
+    ports: Ports,
 }
 
 /// Runs until a signal or until a service fails; answers the exit code.
@@ -34,7 +33,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<u8> {
     let place = if args.ephemeral { Place::Temporary } else { Place::Folder(args.data) };
     let started = async {
         let stack = Stack::start(&place, &args.stack).await?;
-        let services = Services::start(&stack, args.logistics_port).await?;
+        let services = Services::start(&stack, args.ports).await?;
         anyhow::Ok((stack, services))
     };
     let (stack, mut services) = tokio::select! {
@@ -65,11 +64,13 @@ pub async fn up(args: UpArgs) -> anyhow::Result<u8> {
 
 fn summary(stack: &Stack, services: &Services) -> String {
     let kind = if stack.postgres.has_timescaledb() { "TimescaleDB" } else { "native partitions" };
-    let logistics = services.logistics_url();
+    let (menu, logistics) = (services.menu_url(), services.logistics_url());
     let data = stack.dir().display();
     let mut text = format!("\nSwift Eats is up, history in {kind}. Ctrl-C ends it.\n\n");
+    let _ = writeln!(text, "  menu-api     {menu}  (/docs, /readyz, /metrics)");
     let _ = writeln!(text, "  logistics    {logistics}  (/docs, /readyz, /metrics)");
-    let _ = writeln!(text, "  PostgreSQL   {}", stack.logistics_database_url());
+    let _ = writeln!(text, "  PostgreSQL   {}", stack.menu_database_url());
+    let _ = writeln!(text, "               {}", stack.logistics_database_url());
     let redis = [("queue", &stack.queue), ("live", &stack.live), ("cache", &stack.cache)];
     for (name, server) in redis {
         let _ = writeln!(text, "  Redis {name:<6} {}  {}", server.url(), server.tcp_url());

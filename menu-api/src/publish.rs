@@ -1,0 +1,230 @@
+//! The write path: a row, its version and what nodes must be told in one transaction; then every
+//! node forgets what is old; then the operator's call answers.
+//!
+//! **Promise.** A write that was answered is stored, and while Redis can be reached nobody who asks
+//! afterwards is shown anything older. With Redis away the write is answered too; what must be told
+//! stays in `cache_invalidations` until it is.
+
+use std::sync::Arc;
+
+use contracts::ids::{CategoryId, ItemId, RestaurantId};
+use platform::auth::{Caller, Role};
+use sqlx::{PgConnection, PgPool};
+use tokio_util::task::TaskTracker;
+
+use crate::{
+    coherence::{Announcer, Order, Outcome, Sweeper},
+    document::Parts,
+    hours::Hours,
+    memory::Change,
+    menu::{NewCategory, NewItem, NewMenu},
+    restaurant::{Profile, Status},
+    store::write::{self, Availability, WriteError},
+};
+
+/// A write that is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published<T> {
+    /// The version that it made.
+    pub version: i64,
+    /// What it answers.
+    pub answer: T,
+    /// Whether every node knows; otherwise Redis was away and they are told later.
+    pub everywhere: bool,
+}
+
+/// A handle that writes; clones share everything.
+#[derive(Clone)]
+pub struct Publisher {
+    db: PgPool,
+    announcer: Announcer,
+    sweeper: Arc<Sweeper>,
+    tasks: TaskTracker,
+}
+
+/// A change of one restaurant.
+#[derive(Debug, Clone)]
+pub enum Write {
+    /// Its description.
+    Profile(Box<Profile>, Hours),
+    /// What the operator says of the kitchen.
+    Status(Status, Option<i32>),
+    /// Whether items can be had.
+    Availability(Vec<Availability>),
+    /// All of the menu.
+    Menu(NewMenu),
+    /// A new category.
+    AddCategory(NewCategory),
+    /// A category, which keeps its place and its items.
+    Category(CategoryId, NewCategory),
+    /// A category with its items goes.
+    DropCategory(CategoryId),
+    /// A new item of a category.
+    AddItem(CategoryId, Box<NewItem>),
+    /// An item, which may move to another category.
+    Item(ItemId, CategoryId, Box<NewItem>),
+    /// An item goes.
+    DropItem(ItemId),
+}
+
+/// What a write answers, where that is more than its version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    /// Nothing else.
+    Done,
+    /// The capacity as it is now.
+    Capacity(Option<i32>),
+    /// The category's id.
+    Category(CategoryId),
+    /// The item's id.
+    Item(ItemId),
+}
+
+impl Write {
+    /// The parts of the restaurant that it changes.
+    fn parts(&self) -> Parts {
+        match self {
+            // The currency is shown with every price, the hours with the status.
+            Self::Profile(..) => Parts::ALL,
+            Self::Status(..) => Parts::STATUS.and(Parts::LISTS),
+            Self::Availability(_) => Parts::MENU,
+            // Lists are searched for names of items.
+            _ => Parts::MENU.and(Parts::LISTS),
+        }
+    }
+
+    async fn apply(
+        self,
+        db: &mut PgConnection,
+        restaurant: RestaurantId,
+        version: i64,
+    ) -> Result<Answer, WriteError> {
+        match self {
+            Self::Profile(profile, hours) => {
+                write::replace_profile(db, restaurant, &profile, &hours).await?;
+            }
+            Self::Status(status, capacity) => {
+                let capacity = write::set_status(db, restaurant, status, capacity).await?;
+                return Ok(Answer::Capacity(capacity));
+            }
+            Self::Availability(items) => {
+                write::set_availability(db, restaurant, version, &items).await?;
+            }
+            Self::Menu(menu) => write::replace_menu(db, restaurant, version, &menu).await?,
+            Self::AddCategory(category) => {
+                let position = write::end_of_categories(db, restaurant).await?;
+                let id = write::put_category(db, restaurant, version, &category, position).await?;
+                for (n, item) in (0..).zip(&category.items) {
+                    write::put_item(db, restaurant, version, id, item, n).await?;
+                }
+                write::note_words(db, restaurant).await?;
+                return Ok(Answer::Category(id));
+            }
+            Self::Category(id, category) => {
+                let position = write::position(db, restaurant, Some(id), None).await?;
+                let category = NewCategory { category_id: Some(id), ..category };
+                write::put_category(db, restaurant, version, &category, position).await?;
+                write::note_words(db, restaurant).await?;
+                return Ok(Answer::Category(id));
+            }
+            Self::DropCategory(id) => {
+                write::delete_category(db, restaurant, id).await?;
+                write::note_words(db, restaurant).await?;
+            }
+            Self::AddItem(category, item) => {
+                let position = write::end_of_items(db, restaurant, category).await?;
+                let item = NewItem { item_id: None, ..*item };
+                let id =
+                    write::put_item(db, restaurant, version, category, &item, position).await?;
+                write::note_words(db, restaurant).await?;
+                return Ok(Answer::Item(id));
+            }
+            Self::Item(id, category, item) => {
+                let position = write::position(db, restaurant, None, Some(id)).await?;
+                let item = NewItem { item_id: Some(id), ..*item };
+                write::put_item(db, restaurant, version, category, &item, position).await?;
+                write::note_words(db, restaurant).await?;
+                return Ok(Answer::Item(id));
+            }
+            Self::DropItem(id) => {
+                write::delete_item(db, restaurant, id).await?;
+                write::note_words(db, restaurant).await?;
+            }
+        }
+        Ok(Answer::Done)
+    }
+}
+
+impl Publisher {
+    /// A publisher whose writes run on `tasks`: one that has begun is finished and announced also
+    /// when its caller has gone away.
+    pub fn new(
+        db: PgPool,
+        announcer: Announcer,
+        sweeper: Arc<Sweeper>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self { db, announcer, sweeper, tasks }
+    }
+
+    /// Changes a restaurant that the caller runs.
+    pub async fn publish(
+        &self,
+        caller: Arc<Caller>,
+        restaurant: RestaurantId,
+        write: Write,
+    ) -> Result<Published<Answer>, WriteError> {
+        let this = self.clone();
+        self.finished(async move {
+            let parts = write.parts();
+            let mut tx = this.db.begin().await?;
+            let version = write::touch(&mut tx, &caller, restaurant, parts).await?;
+            let answer = write.apply(&mut tx, restaurant, version).await?;
+            let id = write::note(&mut tx, restaurant, version, parts).await?;
+            tx.commit().await?;
+            let everywhere = this.announce(Change { restaurant, version, parts }, id).await;
+            Ok(Published { version, answer, everywhere })
+        })
+        .await
+    }
+
+    /// Adds a restaurant.
+    pub async fn create(
+        &self,
+        caller: Arc<Caller>,
+        profile: Profile,
+        hours: Hours,
+    ) -> Result<Published<RestaurantId>, WriteError> {
+        let this = self.clone();
+        self.finished(async move {
+            let operator = (caller.role == Role::Operator).then_some(caller.subject);
+            let mut tx = this.db.begin().await?;
+            let restaurant = write::create(&mut tx, &profile, &hours, operator).await?;
+            let (version, parts) = (1, Parts::ALL);
+            // Somebody may have asked for it before it was there.
+            let id = write::note(&mut tx, restaurant, version, parts).await?;
+            tx.commit().await?;
+            let everywhere = this.announce(Change { restaurant, version, parts }, id).await;
+            Ok(Published { version, answer: restaurant, everywhere })
+        })
+        .await
+    }
+
+    async fn finished<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, WriteError>> + Send + 'static,
+    ) -> Result<T, WriteError> {
+        // A task that panics or is cut off at the end of the process has an unknown outcome.
+        let lost = |_| WriteError::Database(sqlx::Error::WorkerCrashed);
+        self.tasks.spawn(work).await.map_err(lost)?
+    }
+
+    async fn announce(&self, change: Change, invalidation_id: i64) -> bool {
+        let everywhere =
+            matches!(self.announcer.announce(Order::Changed(change)).await, Outcome::Everywhere(_));
+        if everywhere {
+            self.sweeper.announced(invalidation_id);
+        }
+        everywhere
+    }
+}

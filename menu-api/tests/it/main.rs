@@ -1,0 +1,8 @@
+//! menu-api through its front door, on private real stores.
+
+mod access;
+mod coherence;
+mod lists;
+mod menus;
+mod outage;
+mod world;
