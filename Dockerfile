@@ -1,4 +1,5 @@
-# Images: `logistics` (the last stage, so the default) and `tools` (devstack, for keys and tokens).
+# Images: `logistics` (the last stage, so the default), `menu-api`, and `tools` (devstack, for keys
+# and tokens).
 # The toolchain's version is that of rust-toolchain.toml, which stays outside: it would have rustup
 # fetch the same toolchain again.
 FROM rust:1.95.0-bookworm AS build
@@ -6,12 +7,12 @@ WORKDIR /src
 COPY . .
 # Queries were checked when they were written (.sqlx): no database is needed here.
 ENV SQLX_OFFLINE=true
-# One after the other: together, devstack's features would be in logistics too. The cache is no part
+# One after the other: together, devstack's features would be in the services too. The cache is no part
 # of any layer, so what is wanted of it is copied out by the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package logistics \
-    && install -D --target-directory=/out target/release/logistics \
+    cargo build --release --locked --package logistics --package menu-api \
+    && install -D --target-directory=/out target/release/logistics target/release/menu-api \
     && cargo build --release --locked --package devstack \
     && install -D --target-directory=/out target/release/devstack
 
@@ -26,6 +27,14 @@ RUN install --directory --owner=swift --group=swift --mode=0700 /signing \
     && install --directory --owner=swift --group=swift --mode=0755 /verify
 USER 10001:10001
 ENTRYPOINT ["devstack"]
+
+FROM base AS menu-api
+COPY --from=build /out/menu-api /usr/local/bin/menu-api
+USER 10001:10001
+ENV MENU_LISTEN=0.0.0.0:8001 LOG_FORMAT=json
+EXPOSE 8001
+ENTRYPOINT ["menu-api"]
+CMD ["serve"]
 
 FROM base AS logistics
 COPY --from=build /out/logistics /usr/local/bin/logistics
