@@ -109,9 +109,18 @@ impl Connection {
     /// Sends one request and reads its answer, within ten seconds. After an error the connection
     /// must not be used again, and whether the server acted is unknown.
     pub async fn exchange(&mut self, request: &[u8]) -> io::Result<Reply> {
+        self.exchange_noting(request, |_, _| {}).await
+    }
+
+    /// The same, and shows each header of the answer to `note`.
+    pub async fn exchange_noting(
+        &mut self,
+        request: &[u8],
+        note: impl FnMut(&str, &[u8]),
+    ) -> io::Result<Reply> {
         timeout(RESPONSE_TIMEOUT, async {
             self.stream.write_all(request).await?;
-            self.read().await
+            self.read(note).await
         })
         .await?
     }
@@ -121,13 +130,13 @@ impl Connection {
         &self.received[self.body.clone()]
     }
 
-    async fn read(&mut self) -> io::Result<Reply> {
+    async fn read(&mut self, mut note: impl FnMut(&str, &[u8])) -> io::Result<Reply> {
         self.received.clear();
         loop {
             if self.stream.read_buf(&mut self.received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
-            let Some((reply, head, body)) = parse(&self.received)? else { continue };
+            let Some((reply, head, body)) = parse(&self.received, &mut note)? else { continue };
             while self.received.len() < head + body {
                 if self.stream.read_buf(&mut self.received).await? == 0 {
                     return Err(io::ErrorKind::UnexpectedEof.into());
@@ -140,7 +149,10 @@ impl Connection {
 }
 
 /// The reply, the head's length and the body's length, once the head is complete.
-fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize, usize)>> {
+fn parse(
+    bytes: &[u8],
+    mut note: impl FnMut(&str, &[u8]),
+) -> io::Result<Option<(Reply, usize, usize)>> {
     let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
@@ -152,6 +164,7 @@ fn parse(bytes: &[u8]) -> io::Result<Option<(Reply, usize, usize)>> {
     let mut reply = Reply { status, retry_after: None, close: response.version == Some(0) };
     let mut length = None;
     for header in response.headers.iter() {
+        note(header.name, header.value);
         let text = std::str::from_utf8(header.value).unwrap_or_default();
         if header.name.eq_ignore_ascii_case("content-length") {
             length = text.parse::<usize>().ok();
@@ -232,18 +245,26 @@ mod tests {
         let whole = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n\
                       Content-Length: 4\r\n\r\nbusy";
         let head = whole.len() - 4;
+        let mut noted = Vec::new();
+        let mut note = |name: &str, value: &[u8]| noted.push((name.to_owned(), value.to_vec()));
         for cut in 0..head {
-            assert!(matches!(parse(&whole[..cut]), Ok(None)), "cut at {cut}");
+            assert!(matches!(parse(&whole[..cut], &mut note), Ok(None)), "cut at {cut}");
         }
         let reply = Reply { status: 503, retry_after: Some(Duration::from_secs(2)), close: true };
-        assert_eq!(parse(whole).unwrap(), Some((reply, head, 4)));
+        assert_eq!(parse(whole, note).unwrap(), Some((reply, head, 4)));
+        assert_eq!(noted.len(), 3, "each header once, when all are there: {noted:?}");
+        assert_eq!(noted[0], ("Retry-After".to_owned(), b"2".to_vec()));
     }
 
     #[test]
     fn what_is_not_understood_is_an_error() {
-        assert!(parse(b"SSH-2.0\r\n\r\n").is_err());
-        assert!(parse(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n").is_err());
-        assert!(parse(b"HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n").is_err());
+        for answer in [
+            "SSH-2.0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
+        ] {
+            assert!(parse(answer.as_bytes(), |_, _| {}).is_err(), "{answer:?}");
+        }
     }
 
     #[tokio::test]

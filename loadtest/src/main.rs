@@ -4,7 +4,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
-use loadtest::scenario::{BadUsage, gps, replay};
+use loadtest::scenario::{BadUsage, gps, menu, replay};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,6 +23,8 @@ enum Scenario {
     Gps(Box<gps::Args>),
     /// A recorded day, played back now
     Replay(Box<replay::Args>),
+    /// Readers of menus and operators who change them
+    Menu(Box<menu::Args>),
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -30,11 +32,12 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let stop = platform::run::shutdown_on_signal();
     let result = match &cli.scenario {
-        Scenario::Gps(args) => gps::start(args, stop).await,
-        Scenario::Replay(args) => replay::start(args, stop).await,
+        Scenario::Gps(args) => gps::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
+        Scenario::Replay(args) => replay::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
+        Scenario::Menu(args) => menu::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
     };
     let (text, code) = match result {
-        Ok(summary) => (summary.to_text(), u8::from(!summary.passed)),
+        Ok((text, passed)) => (text, u8::from(!passed)),
         Err(error) if error.is::<BadUsage>() => (format!("loadtest: {error:#}\n"), 2),
         Err(error) => (format!("loadtest: {error:#}\n"), 1),
     };

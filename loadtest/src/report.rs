@@ -10,6 +10,7 @@ use crate::check::{Backlog, Findings};
 mod text;
 mod threshold;
 
+pub(crate) use threshold::judge;
 pub use threshold::{Threshold, ThresholdResult};
 
 /// What a run showed. `null` means that it was not measured.
@@ -171,7 +172,7 @@ impl Summary {
 
     /// Applies the thresholds and the checks, and settles whether the run passed.
     pub fn judge(&mut self, thresholds: &[Threshold]) {
-        self.thresholds = threshold::judge(self, thresholds);
+        self.thresholds = judge(self, thresholds);
         self.passed = self.failures().is_empty();
     }
 

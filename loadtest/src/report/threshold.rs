@@ -49,6 +49,13 @@ impl FromStr for Threshold {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        Self::parse_for(&Summary::full(), text)
+    }
+}
+
+impl Threshold {
+    /// Reads a bound on a figure of summaries like `full`, which must have every part.
+    pub fn parse_for(full: &impl Serialize, text: &str) -> Result<Self, String> {
         let at = text
             .find(['<', '>', '='])
             .ok_or_else(|| format!("{text:?} is not a threshold such as accept_p99_ms<20"))?;
@@ -58,7 +65,7 @@ impl FromStr for Threshold {
             .find_map(|(sign, comparison)| Some((*comparison, rest.strip_prefix(sign)?)))
             .ok_or_else(|| format!("{text:?} has no comparison"))?;
         let bound = bound.trim().parse().map_err(|_| format!("{text:?} has no number"))?;
-        let known = figures(&Summary::full());
+        let known = figures(full);
         if !known.contains_key(name) {
             let known: Vec<_> = known.into_keys().collect();
             return Err(format!("no figure is called {name:?}; there are {}", known.join(", ")));
@@ -89,7 +96,7 @@ impl Threshold {
 
 /// Every number of the summary by its flat name: `accept_ms.p99` is `accept_p99_ms`, other
 /// nesting is joined by `_`.
-fn figures(summary: &Summary) -> BTreeMap<String, Option<f64>> {
+fn figures(summary: &impl Serialize) -> BTreeMap<String, Option<f64>> {
     let mut figures = BTreeMap::new();
     // A summary is plain data, which serialises.
     if let Ok(Value::Object(object)) = serde_json::to_value(summary) {
@@ -115,8 +122,8 @@ fn flatten(object: &Map<String, Value>, prefix: &str, figures: &mut BTreeMap<Str
     }
 }
 
-/// Applies the thresholds to the summary's figures.
-pub(super) fn judge(summary: &Summary, thresholds: &[Threshold]) -> Vec<ThresholdResult> {
+/// Applies the thresholds to a summary's figures.
+pub(crate) fn judge(summary: &impl Serialize, thresholds: &[Threshold]) -> Vec<ThresholdResult> {
     let figures = figures(summary);
     thresholds
         .iter()

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Longer than any run.
-const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
+pub(super) const TOKEN_TTL: Duration = Duration::from_secs(24 * 3600);
 
 /// What the caller of the program got wrong; everything else is a failed run.
 #[derive(Debug)]

@@ -2,6 +2,7 @@
 
 mod common;
 pub mod gps;
+pub mod menu;
 pub mod replay;
 mod routes;
 

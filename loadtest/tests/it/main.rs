@@ -2,4 +2,5 @@
 //! that were tampered with.
 
 mod check;
+mod menu;
 mod send;

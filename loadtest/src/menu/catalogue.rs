@@ -1,0 +1,185 @@
+//! What there is: asked of the service before a run.
+
+use std::collections::{HashMap, HashSet};
+
+use anyhow::Context as _;
+use serde::{Deserialize, de::DeserializeOwned};
+
+use super::{
+    Document,
+    body::{self, Availability, Name, Status},
+    check::Start,
+};
+use crate::client::Caller;
+
+const PAGE_SIZE: usize = 100;
+/// How much of an answer is shown when it is not what was expected.
+const SHOWN_BYTES: usize = 300;
+
+/// A restaurant as a list shows it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Listed {
+    /// Its id.
+    pub restaurant_id: i64,
+    /// Its name, whose words are searched for.
+    pub name: String,
+    /// What it is known for.
+    pub cuisine_type: String,
+    /// Where it is.
+    pub city: String,
+    /// Degrees.
+    pub latitude: f64,
+    /// Degrees.
+    pub longitude: f64,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    restaurants: Vec<Listed>,
+}
+
+/// Pages through the restaurants until `count` of them are known; fewer when there are no more.
+pub async fn restaurants(
+    caller: &mut Caller,
+    token: &str,
+    count: usize,
+) -> anyhow::Result<Vec<Listed>> {
+    let (mut listed, mut known) = (Vec::new(), HashSet::new());
+    for page in 1.. {
+        let path = format!("/restaurants?page_size={PAGE_SIZE}&page={page}");
+        let Page { restaurants } = get(caller, token, &path).await?;
+        let is_last = restaurants.len() < PAGE_SIZE;
+        // A restaurant that moved in the order meanwhile comes twice.
+        listed.extend(restaurants.into_iter().filter(|one| known.insert(one.restaurant_id)));
+        if is_last || listed.len() >= count {
+            break;
+        }
+    }
+    listed.truncate(count);
+    Ok(listed)
+}
+
+#[derive(Deserialize)]
+struct MenuWithStatus {
+    version: i64,
+    status: StatusNow,
+    menu: Menu,
+}
+
+#[derive(Deserialize)]
+struct StatusNow {
+    version: i64,
+    status: String,
+    current_capacity: Option<i32>,
+}
+
+#[derive(Deserialize)]
+struct Menu {
+    version: i64,
+    categories: Vec<Category>,
+}
+
+#[derive(Deserialize)]
+struct Category {
+    items: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    item_id: i64,
+    available: bool,
+    in_stock: bool,
+}
+
+#[derive(Deserialize)]
+struct Restaurant {
+    version: i64,
+}
+
+/// What a restaurant is before it is written to, with up to `items` of its items, spread over its
+/// menu. What [`body`] reads from the same answers must agree.
+pub async fn start(
+    caller: &mut Caller,
+    token: &str,
+    id: i64,
+    items: usize,
+) -> anyhow::Result<Start> {
+    let path = |document: Document| format!("/restaurants/{id}{}", document.suffix());
+    let restaurant: Restaurant = get(caller, token, &path(Document::Restaurant)).await?;
+    let (status, bytes) = caller.call("GET", &path(Document::MenuWithStatus), token, b"").await?;
+    let whole: MenuWithStatus = parse(status, bytes)?;
+    let all: Vec<&Item> =
+        whole.menu.categories.iter().flat_map(|category| &category.items).collect();
+    let step = all.len().div_ceil(items.max(1)).max(1);
+    let items: Vec<_> = all
+        .into_iter()
+        .step_by(step)
+        .map(|&Item { item_id, available, in_stock }| {
+            (item_id, Availability { available, in_stock })
+        })
+        .collect();
+    let StatusNow { version, status, current_capacity } = whole.status;
+    let name = Name::ALL
+        .into_iter()
+        .find(|name| name.as_str() == status)
+        .with_context(|| format!("unknown status {status:?}"))?;
+    let now = Status { name, capacity: current_capacity };
+
+    let mut place = 0;
+    let agree = body::prefix(bytes)
+        .is_some_and(|prefix| prefix.restaurant_id == id && prefix.version == whole.version)
+        && body::status(bytes) == Some(now)
+        && items
+            .iter()
+            .all(|(id, value)| body::availability(bytes, *id, &mut place) == Some(*value));
+    anyhow::ensure!(agree, "the menu with status of restaurant {id} has an unknown form");
+    Ok(Start {
+        restaurant: restaurant.version,
+        menu: whole.menu.version,
+        status: version,
+        menu_with_status: whole.version,
+        items,
+        now: Some(now),
+    })
+}
+
+/// Drops what the caches hold of `what`, such as `{"all":true}`, on every node.
+pub async fn invalidate(caller: &mut Caller, admin: &str, what: &str) -> anyhow::Result<()> {
+    let (status, body) =
+        caller.call("POST", "/operator/cache/invalidate", admin, what.as_bytes()).await?;
+    let shown = String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
+    anyhow::ensure!((200..300).contains(&status), "the caches keep {what}: {status}: {shown}");
+    Ok(())
+}
+
+#[derive(Deserialize)]
+struct CacheStats {
+    node: String,
+    nodes: HashMap<String, NodeStats>,
+}
+
+#[derive(Deserialize)]
+struct NodeStats {
+    misses: u64,
+}
+
+/// How often the caller's node has read from the database since it was started.
+pub async fn database_reads(caller: &mut Caller, admin: &str) -> anyhow::Result<u64> {
+    let CacheStats { node, nodes } = get(caller, admin, "/operator/cache/stats").await?;
+    Ok(nodes.get(&node).context("the node does not know itself")?.misses)
+}
+
+async fn get<T: DeserializeOwned>(
+    caller: &mut Caller,
+    token: &str,
+    path: &str,
+) -> anyhow::Result<T> {
+    let (status, body) = caller.call("GET", path, token, b"").await?;
+    parse(status, body).with_context(|| format!("GET {path}"))
+}
+
+fn parse<T: DeserializeOwned>(status: u16, body: &[u8]) -> anyhow::Result<T> {
+    let shown = || String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
+    anyhow::ensure!(status == 200, "status {status}: {}", shown());
+    serde_json::from_slice(body).with_context(|| format!("not what was expected: {}", shown()))
+}
