@@ -1,5 +1,7 @@
 //! Shared inputs of the benchmarks: a city of drivers, the same at every run.
 
+pub mod menus;
+
 use contracts::{
     ids::{DriverId, EventId},
     position::{Position, to_e7},

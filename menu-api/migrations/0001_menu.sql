@@ -53,6 +53,11 @@ CREATE TABLE restaurants (
     closes_at        timestamptz,
     -- When the two must be found again.
     hours_due        timestamptz NOT NULL DEFAULT now(),
+    -- The menu as it is sent, as zstd, and the version and form of it. A copy of what the menu's
+    -- rows say, so that a cold read is one row; when version or form are others, it is not used.
+    menu_document         bytea,
+    menu_document_version bigint,
+    menu_document_form    smallint,
     -- Names of the menu's items, for search.
     menu_words       text NOT NULL DEFAULT '',
     -- Words of the name and the cuisines, which are found first; and all words.
@@ -66,8 +71,13 @@ CREATE INDEX restaurants_h3_cell ON restaurants (h3_cell);
 CREATE INDEX restaurants_city ON restaurants (lower(city));
 CREATE INDEX restaurants_by_rating ON restaurants (rating DESC NULLS LAST, restaurant_id);
 CREATE INDEX restaurants_hours_due ON restaurants (hours_due);
+CREATE INDEX restaurants_to_render ON restaurants (restaurant_id)
+    WHERE menu_document_version IS DISTINCT FROM menu_version;
 CREATE INDEX restaurants_cuisines ON restaurants USING gin (cuisines);
 CREATE INDEX restaurants_search ON restaurants USING gin (search);
+
+-- It is compressed already.
+ALTER TABLE restaurants ALTER COLUMN menu_document SET STORAGE EXTERNAL;
 
 -- Every word that a search can find, to mend what was misspelt. Words that nobody uses any more
 -- stay: a correction that finds nothing does no harm.

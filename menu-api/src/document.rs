@@ -205,6 +205,16 @@ pub fn encode(body: &[u8], encoding: Encoding) -> Bytes {
     encoded.map(Bytes::from).unwrap_or_default()
 }
 
+/// More than any body: a full menu with the longest texts.
+const BODY_MAX: u64 = 64 << 20;
+
+/// The reverse of [`encode`] as zstd; `None` for what that did not make.
+pub fn unpack(packed: &[u8]) -> Option<Bytes> {
+    let size = zstd::zstd_safe::get_frame_content_size(packed).ok()??;
+    let size = usize::try_from(size.min(BODY_MAX)).ok()?;
+    zstd::bulk::decompress(packed, size).ok().map(Bytes::from)
+}
+
 /// A body, and what it is in other encodings once somebody has asked for that.
 #[derive(Debug)]
 pub struct Body {

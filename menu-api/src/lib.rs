@@ -42,7 +42,7 @@ use crate::{
     read::{Reader, Ttls},
     shared::Shared,
     stats::Stats,
-    store::calendar,
+    store::{calendar, menus},
 };
 
 /// The schema.
@@ -115,6 +115,7 @@ pub async fn run(
         async move { sweeper.run(stop).await }
     });
     tasks.spawn(calendar::keep(db.clone(), stop_work.clone()));
+    tasks.spawn(menus::keep_written(db.clone(), stop_work.clone()));
     tasks.spawn(forget_menus(db.clone(), config.history, stop_work.clone()));
 
     let shared = Shared::new(
@@ -223,7 +224,7 @@ async fn forget_menus(db: PgPool, kept: Duration, stop: CancellationToken) {
             _ = tick.tick() => {}
         }
         let Some(before) = Utc::now().checked_sub_signed(kept) else { continue };
-        if let Err(error) = store::forget_menus(&db, before).await {
+        if let Err(error) = menus::forget_menus(&db, before).await {
             tracing::warn!(%error, "old menus could not be forgotten, trying again later");
         }
     }

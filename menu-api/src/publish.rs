@@ -19,7 +19,10 @@ use crate::{
     memory::Change,
     menu::{NewCategory, NewItem, NewMenu},
     restaurant::{Profile, Status},
-    store::write::{self, Availability, WriteError},
+    store::{
+        menus,
+        write::{self, Availability, WriteError},
+    },
 };
 
 /// A write that is stored.
@@ -180,6 +183,9 @@ impl Publisher {
             let mut tx = this.db.begin().await?;
             let version = write::touch(&mut tx, &caller, restaurant, parts).await?;
             let answer = write.apply(&mut tx, restaurant, version).await?;
+            if parts.meets(Parts::MENU) {
+                menus::write_down(&mut tx, restaurant).await?;
+            }
             let id = write::note(&mut tx, restaurant, version, parts).await?;
             tx.commit().await?;
             let everywhere = this.announce(Change { restaurant, version, parts }, id).await;

@@ -164,7 +164,7 @@ impl Reader {
         restaurant: RestaurantId,
         version: i64,
     ) -> Result<Option<Bytes>, ReadError> {
-        let found = self.0.query(store::old_menu(&self.0.parts.db, restaurant, version)).await?;
+        let found = self.0.query(store::menus::old_menu(&self.0.parts.db, restaurant, version)).await?;
         Ok(found)
     }
 
@@ -296,7 +296,11 @@ impl Inner {
                     return Ok((None, self.parts.ttls.negative));
                 };
                 let ttl = found.right_until.map_or(ttl, |until| ttl.min(until_then(now, until)));
-                Ok((Some(Document::new(found.version, Body::new(found.body), ttl)), ttl))
+                let body = match found.packed {
+                    Some(packed) => Body::with_zstd(found.body, packed),
+                    None => Body::new(found.body),
+                };
+                Ok((Some(Document::new(found.version, body, ttl)), ttl))
             }
             Wanted::List(filter) => {
                 let body = self.query(store::list::page(db, filter)).await?;

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use crate::{
     coherence::{Names, random, scripts},
-    document::{Body, Document, Encoding, Key},
+    document::{Body, Document, Encoding, Key, unpack},
     stats::Stats,
 };
 
@@ -26,8 +26,6 @@ const FILL_LEASE: Duration = Duration::from_secs(3);
 const REFRESH_AHEAD: f64 = 0.1;
 /// Smaller bodies are kept as they are.
 const COMPRESS_FROM_BYTES: usize = 1_000;
-/// More than any body: a full menu with the longest texts.
-const BODY_MAX: usize = 64 << 20;
 
 const ABSENT: u8 = 0;
 const PLAIN: u8 = 1;
@@ -202,10 +200,8 @@ fn read(value: &[u8], ttl: Duration) -> Option<Option<Document>> {
         ABSENT => return Some(None),
         PLAIN => Body::new(Bytes::copy_from_slice(bytes)),
         ZSTD => {
-            let size = zstd::zstd_safe::get_frame_content_size(bytes).ok()??;
-            let size = usize::try_from(size).ok().filter(|size| *size <= BODY_MAX)?;
-            let identity = zstd::bulk::decompress(bytes, size).ok()?;
-            Body::with_zstd(identity.into(), Bytes::copy_from_slice(bytes))
+            let identity = unpack(bytes)?;
+            Body::with_zstd(identity, Bytes::copy_from_slice(bytes))
         }
         _ => return None,
     };

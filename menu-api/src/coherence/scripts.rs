@@ -46,7 +46,7 @@ pub(crate) fn suffix(restaurant: i64, kind: &str) -> String {
 }
 
 /// Makes the hash when it is not there. Leases may run that were lost with it, so nothing is
-/// complete before the longest of them has ended. ARGV[1] is random, ARGV[2] the length of a lease.
+/// complete before the longest of them has ended. Its first argument is random, its second the length of a lease.
 const ENSURE: &str = r"
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

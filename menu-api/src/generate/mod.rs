@@ -137,9 +137,10 @@ fn restaurant(
     let address = place::address(rng);
     let name = kitchen.name(rng, address.split_once(' ').map_or("", |(_, street)| street));
     let photos = rng.random_range(0..=2);
-    let tables: &[&str] = if cuisine == Cuisine::Other { &MORNINGS } else { &MEALS };
     // Every fourth American kitchen is a diner.
-    let tables = if cuisine == Cuisine::American && number % 4 == 0 { &MORNINGS } else { tables };
+    let is_diner = cuisine == Cuisine::American && number.is_multiple_of(4);
+    let tables: &[&str] =
+        if is_diner || cuisine == Cuisine::Other { &MORNINGS } else { &MEALS };
     let status = match rng.random_range(0..100) {
         0..90 => Status::Open,
         90..95 => Status::Busy,

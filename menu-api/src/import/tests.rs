@@ -265,7 +265,8 @@ async fn the_next_opening_is_noted(db: PgPool) {
     let file = format!("{}\n{never}\n", full());
     let before = Utc::now();
     assert_counts(&import_text(&db, "a.jsonl", &file).await, 2, 0, 0, 0);
-    let open: Vec<(Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool)> = sqlx::query_as(
+    type Noted = (Option<DateTime<Utc>>, Option<DateTime<Utc>>, bool);
+    let open: Vec<Noted> = sqlx::query_as(
         "SELECT opens_at, closes_at, hours_due = coalesce(closes_at, created_at) FROM restaurants
          ORDER BY external_id",
     )

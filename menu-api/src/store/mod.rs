@@ -2,21 +2,23 @@
 
 pub mod calendar;
 pub mod list;
+pub mod menus;
 pub mod write;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use contracts::{
-    ids::{CategoryId, ItemId, RestaurantId},
+    ids::RestaurantId,
     money::{Currency, Money},
 };
-use serde::{Deserialize, Serialize};
-use sqlx::{PgPool, types::Json};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use sqlx::PgPool;
 
 use crate::{
-    document::{Kind, Parts},
+    document::{Kind, Parts, unpack},
     hours::Hours,
-    menu::{Allergen, Category, Diet, Item, Menu, Options},
+    menu::Menu,
     restaurant::{Cuisine, Restaurant, Status, StatusNow},
 };
 
@@ -34,6 +36,8 @@ pub struct FoundBody {
     pub version: i64,
     /// JSON.
     pub body: Bytes,
+    /// The same as zstd, when it was stored so.
+    pub packed: Option<Bytes>,
     /// When the clock makes it wrong.
     pub right_until: Option<DateTime<Utc>>,
 }
@@ -63,14 +67,9 @@ pub async fn document(
                   r.opening_hours, r.phone, r.photos, r.currency, r.delivery_fee, r.minimum_order,
                   r.tax_basis_points, r.status, r.current_capacity, r.rating, r.rating_count,
                   r.profile_version, r.menu_version, r.status_version,
-                  CASE WHEN $2 THEN (
-                      SELECT coalesce(json_agg(c ORDER BY c.position, c.category_id), '[]')
-                      FROM menu_categories c WHERE c.restaurant_id = r.restaurant_id
-                  ) END AS "categories: Json<Vec<CategoryRow>>",
-                  CASE WHEN $2 THEN (
-                      SELECT coalesce(json_agg(i ORDER BY i.position, i.item_id), '[]')
-                      FROM menu_items i WHERE i.restaurant_id = r.restaurant_id
-                  ) END AS "items: Json<Vec<ItemRow>>",
+                  CASE WHEN $2 AND r.menu_document_version = r.menu_version
+                            AND r.menu_document_form = $3
+                       THEN r.menu_document END AS menu_document,
                   (SELECT max(u.version) FROM cache_invalidations u
                    WHERE u.restaurant_id = r.restaurant_id) AS unannounced_version,
                   (SELECT bit_or(u.parts) FROM cache_invalidations u
@@ -80,6 +79,7 @@ pub async fn document(
            FROM restaurants r WHERE r.restaurant_id = $1"#,
         restaurant.get(),
         needs_menu,
+        menus::FORM,
     )
     .fetch_optional(db)
     .await?;
@@ -91,8 +91,8 @@ pub async fn document(
             FoundBody::of(restaurant.version, &restaurant, None)?
         }
         Kind::Menu => {
-            let menu = row.menu()?;
-            FoundBody::of(menu.version, &menu, None)?
+            let (version, body, packed) = row.menu(db).await?;
+            FoundBody { version, body, packed, right_until: None }
         }
         Kind::Status => {
             let (status, until) = row.status_now(now)?;
@@ -100,17 +100,22 @@ pub async fn document(
         }
         Kind::MenuWithStatus => {
             let (status, until) = row.status_now(now)?;
-            let menu = row.menu()?;
-            let both = MenuWithStatus {
-                restaurant_id: restaurant,
-                version: menu.version.max(status.version),
-                status,
-                menu,
-            };
-            FoundBody::of(both.version, &both, until)?
+            let (version, menu, _) = row.menu(db).await?;
+            let menu: &RawValue = serde_json::from_slice(&menu).map_err(decode)?;
+            let version = version.max(status.version);
+            let both = BothNow { restaurant_id: restaurant, version, status, menu };
+            FoundBody::of(version, &both, until)?
         }
     };
     Ok(Loaded { found: Some(found), unannounced })
+}
+
+#[derive(Serialize)]
+struct BothNow<'a> {
+    restaurant_id: RestaurantId,
+    version: i64,
+    status: StatusNow,
+    menu: &'a RawValue,
 }
 
 /// A menu and whether it can be ordered from now.
@@ -127,46 +132,6 @@ pub struct MenuWithStatus {
     pub menu: Menu,
 }
 
-/// The menu as it was at a version: `None` when there is no such restaurant or version, or it was
-/// too long ago.
-pub async fn old_menu(
-    db: &PgPool,
-    restaurant: RestaurantId,
-    version: i64,
-) -> Result<Option<Bytes>, sqlx::Error> {
-    let row = sqlx::query!(
-        r#"SELECT r.currency,
-                  (SELECT coalesce(json_agg(e.was), '[]') FROM (
-                      SELECT to_jsonb(c) AS was FROM menu_categories c
-                      WHERE c.restaurant_id = $1 AND c.since_version <= $2
-                      UNION ALL
-                      SELECT h.was FROM menu_history h
-                      WHERE h.restaurant_id = $1 AND NOT h.is_item
-                        AND h.since_version <= $2 AND h.until_version > $2
-                  ) e) AS "categories!: Json<Vec<CategoryRow>>",
-                  (SELECT coalesce(json_agg(e.was), '[]') FROM (
-                      SELECT to_jsonb(i) AS was FROM menu_items i
-                      WHERE i.restaurant_id = $1 AND i.since_version <= $2
-                      UNION ALL
-                      SELECT h.was FROM menu_history h
-                      WHERE h.restaurant_id = $1 AND h.is_item
-                        AND h.since_version <= $2 AND h.until_version > $2
-                  ) e) AS "items!: Json<Vec<ItemRow>>"
-           FROM restaurants r
-           WHERE r.restaurant_id = $1 AND $2 BETWEEN r.menu_history_since AND r.menu_version"#,
-        restaurant.get(),
-        version,
-    )
-    .fetch_optional(db)
-    .await?;
-    let Some(row) = row else { return Ok(None) };
-    let (mut categories, mut items) = (row.categories.0, row.items.0);
-    categories.sort_unstable_by_key(|row| (row.position, row.category_id));
-    items.sort_unstable_by_key(|row| (row.position, row.item_id));
-    let menu = menu(restaurant, version, currency(&row.currency)?, categories, items);
-    Ok(Some(json(&menu)?))
-}
-
 /// Whether a change that lists show waits to be announced.
 pub async fn lists_unannounced(db: &PgPool) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar!(
@@ -174,27 +139,6 @@ pub async fn lists_unannounced(db: &PgPool) -> Result<bool, sqlx::Error> {
     )
     .fetch_one(db)
     .await
-}
-
-/// Forgets menus that were replaced before `before`; answers how many rows went.
-pub async fn forget_menus(db: &PgPool, before: DateTime<Utc>) -> Result<u64, sqlx::Error> {
-    let done = sqlx::query!(
-        "WITH gone AS (
-             DELETE FROM menu_history WHERE replaced_at < $1
-             RETURNING restaurant_id, until_version
-         ), newest AS (
-             SELECT restaurant_id, max(until_version) AS until_version FROM gone
-             GROUP BY restaurant_id
-         )
-         UPDATE restaurants r SET menu_history_since = newest.until_version
-         FROM newest
-         WHERE r.restaurant_id = newest.restaurant_id
-           AND r.menu_history_since < newest.until_version",
-        before,
-    )
-    .execute(db)
-    .await?;
-    Ok(done.rows_affected())
 }
 
 struct Row {
@@ -224,36 +168,10 @@ struct Row {
     profile_version: i64,
     menu_version: i64,
     status_version: i64,
-    categories: Option<Json<Vec<CategoryRow>>>,
-    items: Option<Json<Vec<ItemRow>>>,
+    menu_document: Option<Vec<u8>>,
     unannounced_version: Option<i64>,
     unannounced_parts: Option<i16>,
     unannounced_ids: Option<Vec<i64>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct CategoryRow {
-    category_id: CategoryId,
-    name: String,
-    description: String,
-    position: i32,
-}
-
-#[derive(Debug, Deserialize)]
-struct ItemRow {
-    item_id: ItemId,
-    category_id: CategoryId,
-    name: String,
-    description: String,
-    price: i64,
-    photo: Option<String>,
-    options: Vec<Options>,
-    allergens: Vec<Allergen>,
-    dietary: Vec<Diet>,
-    preparation_minutes: i32,
-    available: bool,
-    in_stock: bool,
-    position: i32,
 }
 
 impl Row {
@@ -319,50 +237,17 @@ impl Row {
         Ok((now, next_change))
     }
 
-    fn menu(&mut self) -> Result<Menu, sqlx::Error> {
-        let categories = self.categories.take().map(|rows| rows.0).unwrap_or_default();
-        let items = self.items.take().map(|rows| rows.0).unwrap_or_default();
-        let currency = currency(&self.currency)?;
-        Ok(menu(self.id()?, self.menu_version, currency, categories, items))
+    /// The menu and its version: as it was written down, or made of its rows when it was not yet.
+    async fn menu(&mut self, db: &PgPool) -> Result<(i64, Bytes, Option<Bytes>), sqlx::Error> {
+        if let Some(packed) = self.menu_document.take()
+            && let Some(menu) = unpack(&packed)
+        {
+            return Ok((self.menu_version, menu, Some(packed.into())));
+        }
+        let made = menus::make(&mut *db.acquire().await?, self.id()?).await?;
+        let menu = made.ok_or(sqlx::Error::RowNotFound)?;
+        Ok((menu.version, json(&menu)?, None))
     }
-}
-
-fn menu(
-    restaurant_id: RestaurantId,
-    version: i64,
-    currency: Currency,
-    categories: Vec<CategoryRow>,
-    items: Vec<ItemRow>,
-) -> Menu {
-    let mut categories: Vec<Category> = categories
-        .into_iter()
-        .map(|row| Category {
-            category_id: row.category_id,
-            name: row.name,
-            description: row.description,
-            items: Vec::new(),
-        })
-        .collect();
-    let place: rustc_hash::FxHashMap<CategoryId, usize> =
-        categories.iter().enumerate().map(|(at, category)| (category.category_id, at)).collect();
-    for row in items {
-        // A foreign key sees to it that the category is there.
-        let Some(category) = place.get(&row.category_id) else { continue };
-        categories[*category].items.push(Item {
-            item_id: row.item_id,
-            name: row.name,
-            description: row.description,
-            price: Money { amount: row.price, currency },
-            photo: row.photo,
-            options: row.options,
-            allergens: row.allergens,
-            dietary: row.dietary,
-            preparation_minutes: row.preparation_minutes,
-            available: row.available,
-            in_stock: row.in_stock,
-        });
-    }
-    Menu { restaurant_id, version, currency, categories }
 }
 
 impl FoundBody {
@@ -371,7 +256,7 @@ impl FoundBody {
         document: &impl Serialize,
         right_until: Option<DateTime<Utc>>,
     ) -> Result<Self, sqlx::Error> {
-        Ok(Self { version, body: json(document)?, right_until })
+        Ok(Self { version, body: json(document)?, packed: None, right_until })
     }
 }
 

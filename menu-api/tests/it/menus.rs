@@ -107,7 +107,7 @@ async fn every_version_of_a_menu_can_be_read_again() {
     assert_eq!(world.get(&format!("{path}?version={}", newest + 1)).await.status, 404);
     assert_eq!(world.get(&format!("{path}?version=0")).await.status, 404);
     // What is too old is forgotten as a whole, and never shown in part.
-    menu_api::store::forget_menus(&world.db(), chrono::Utc::now()).await.unwrap();
+    menu_api::store::menus::forget_menus(&world.db(), chrono::Utc::now()).await.unwrap();
     assert_eq!(world.get(&format!("{path}?version={}", versions[0])).await.status, 404);
     assert_eq!(world.get(&format!("{path}?version={newest}")).await.ok(), seen[seen.len() - 1]);
 }
