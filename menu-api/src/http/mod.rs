@@ -151,11 +151,14 @@ struct Written {
     restaurant_id: RestaurantId,
     /// The restaurant's version from now on.
     version: i64,
+    /// Every reader sees it by now. Otherwise the cache is away, and some may see it up to two
+    /// seconds after it is back.
+    everywhere: bool,
 }
 
 impl Written {
     fn new(restaurant_id: RestaurantId, version: i64, everywhere: bool) -> Self {
-        Self { success: true, message: message(everywhere), restaurant_id, version }
+        Self { success: true, message: message(everywhere), restaurant_id, version, everywhere }
     }
 }
 

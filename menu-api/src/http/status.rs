@@ -75,6 +75,8 @@ struct StatusWritten {
     current_capacity: Option<i32>,
     /// The restaurant's version from now on.
     version: i64,
+    /// Every reader sees it by now.
+    everywhere: bool,
 }
 
 /// Open, close, say how busy it is
@@ -110,5 +112,6 @@ async fn set(
         status: new.status,
         current_capacity,
         version: made.version,
+        everywhere: made.everywhere,
     }))
 }

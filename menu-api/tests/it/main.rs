@@ -2,6 +2,7 @@
 
 mod access;
 mod coherence;
+mod hostile;
 mod lists;
 mod menus;
 mod outage;
