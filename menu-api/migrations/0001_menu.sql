@@ -60,21 +60,13 @@ CREATE TABLE restaurants (
     menu_document_form    smallint,
     -- Names of the menu's items, for search.
     menu_words       text NOT NULL DEFAULT '',
-    -- Words of the name and the cuisines, which are found first; and all words.
-    name_search      tsvector NOT NULL DEFAULT '',
-    search           tsvector NOT NULL DEFAULT '',
     created_at       timestamptz NOT NULL DEFAULT now(),
     updated_at       timestamptz NOT NULL DEFAULT now()
 );
 
-CREATE INDEX restaurants_h3_cell ON restaurants (h3_cell);
-CREATE INDEX restaurants_city ON restaurants (lower(city));
-CREATE INDEX restaurants_by_rating ON restaurants (rating DESC NULLS LAST, restaurant_id);
 CREATE INDEX restaurants_hours_due ON restaurants (hours_due);
 CREATE INDEX restaurants_to_render ON restaurants (restaurant_id)
     WHERE menu_document_version IS DISTINCT FROM menu_version;
-CREATE INDEX restaurants_cuisines ON restaurants USING gin (cuisines);
-CREATE INDEX restaurants_search ON restaurants USING gin (search);
 
 -- It is compressed already.
 ALTER TABLE restaurants ALTER COLUMN menu_document SET STORAGE EXTERNAL;
@@ -92,26 +84,76 @@ LANGUAGE sql STABLE SET pg_trgm.similarity_threshold = 0.15 AS $$
     ORDER BY similarity(known.word, typed) DESC, known.word LIMIT word_count
 $$;
 
-CREATE FUNCTION restaurants_index_words() RETURNS trigger LANGUAGE plpgsql AS $$
+-- What lists filter by and sort by, apart from the restaurants: rows of a tenth of the size, so that
+-- looking through all of them takes milliseconds. Written by triggers only.
+CREATE TABLE listings (
+    restaurant_id bigint PRIMARY KEY REFERENCES restaurants ON DELETE CASCADE,
+    rating        real,
+    status        text NOT NULL,
+    opens_at      timestamptz,
+    closes_at     timestamptz,
+    cuisines      text[] NOT NULL,
+    city          text NOT NULL,
+    h3_cell       bigint NOT NULL,
+    -- The place on the unit sphere: the chord between two places needs no trigonometry.
+    x             double precision NOT NULL,
+    y             double precision NOT NULL,
+    z             double precision NOT NULL
+);
+CREATE INDEX listings_by_rating ON listings (rating DESC NULLS LAST, restaurant_id);
+CREATE INDEX listings_h3_cell ON listings (h3_cell);
+CREATE INDEX listings_city ON listings (city);
+-- When what lists show next changes by the clock.
+CREATE INDEX listings_opens_at ON listings (opens_at);
+CREATE INDEX listings_closes_at ON listings (closes_at);
+
+-- Words of the name and the cuisines, which are found first; and all words.
+CREATE TABLE listing_words (
+    restaurant_id bigint PRIMARY KEY REFERENCES restaurants ON DELETE CASCADE,
+    named         tsvector NOT NULL,
+    words         tsvector NOT NULL
+);
+CREATE INDEX listing_words_words ON listing_words USING gin (words);
+
+CREATE FUNCTION restaurants_list() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    NEW.name_search :=
-        strip(to_tsvector('simple', NEW.name || ' ' || array_to_string(NEW.cuisines, ' ')));
-    NEW.search := NEW.name_search
-        || strip(to_tsvector('simple', NEW.menu_words || ' ' || NEW.description));
-    RETURN NEW;
+    IF TG_OP = 'INSERT' OR (NEW.rating, NEW.status, NEW.opens_at, NEW.closes_at, NEW.cuisines,
+            NEW.city, NEW.h3_cell, NEW.latitude, NEW.longitude) IS DISTINCT FROM
+        (OLD.rating, OLD.status, OLD.opens_at, OLD.closes_at, OLD.cuisines,
+            OLD.city, OLD.h3_cell, OLD.latitude, OLD.longitude)
+    THEN
+        INSERT INTO listings VALUES (NEW.restaurant_id, NEW.rating, NEW.status, NEW.opens_at,
+            NEW.closes_at, NEW.cuisines, lower(NEW.city), NEW.h3_cell,
+            cosd(NEW.latitude) * cosd(NEW.longitude), cosd(NEW.latitude) * sind(NEW.longitude),
+            sind(NEW.latitude))
+        ON CONFLICT (restaurant_id) DO UPDATE SET
+            rating = EXCLUDED.rating, status = EXCLUDED.status, opens_at = EXCLUDED.opens_at,
+            closes_at = EXCLUDED.closes_at, cuisines = EXCLUDED.cuisines, city = EXCLUDED.city,
+            h3_cell = EXCLUDED.h3_cell, x = EXCLUDED.x, y = EXCLUDED.y, z = EXCLUDED.z;
+    END IF;
+    IF TG_OP = 'INSERT' OR (NEW.name, NEW.cuisines, NEW.description, NEW.menu_words)
+        IS DISTINCT FROM (OLD.name, OLD.cuisines, OLD.description, OLD.menu_words)
+    THEN
+        INSERT INTO listing_words
+        SELECT NEW.restaurant_id, n.named,
+               n.named || strip(to_tsvector('simple', NEW.menu_words || ' ' || NEW.description))
+        FROM (SELECT strip(to_tsvector('simple',
+                  NEW.name || ' ' || array_to_string(NEW.cuisines, ' '))) AS named) n
+        ON CONFLICT (restaurant_id) DO UPDATE SET
+            named = EXCLUDED.named, words = EXCLUDED.words;
+    END IF;
+    RETURN NULL;
 END $$;
 
-CREATE TRIGGER restaurants_index_words
-    BEFORE INSERT OR UPDATE OF name, cuisines, description, menu_words ON restaurants
-    FOR EACH ROW EXECUTE FUNCTION restaurants_index_words();
+CREATE TRIGGER restaurants_list AFTER INSERT OR UPDATE ON restaurants
+    FOR EACH ROW EXECUTE FUNCTION restaurants_list();
 
--- A statement at a time, so that an import of thousands adds each word once. Sorted, so that two
--- writers of the same words wait for each other instead of dying of each other.
-CREATE FUNCTION restaurants_note_words() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Each new word once. Sorted, so that two writers of the same words wait for each other instead of
+-- dying of each other.
+CREATE FUNCTION listing_words_note() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO search_words (word)
-    SELECT DISTINCT found.word
-    FROM written, unnest(tsvector_to_array(written.search)) AS found(word)
+    SELECT DISTINCT found.word FROM unnest(tsvector_to_array(NEW.words)) AS found(word)
     WHERE length(found.word) BETWEEN 3 AND 40
       AND NOT EXISTS (SELECT FROM search_words known WHERE known.word = found.word)
     ORDER BY found.word
@@ -119,29 +161,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER restaurants_note_words_of_new
-    AFTER INSERT ON restaurants REFERENCING NEW TABLE AS written
-    FOR EACH STATEMENT EXECUTE FUNCTION restaurants_note_words();
-
--- PostgreSQL takes no column list on a trigger with a transition table, so this one looks which
--- rows have other words now: a change of status has none.
-CREATE FUNCTION restaurants_note_changed_words() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO search_words (word)
-    SELECT DISTINCT found.word
-    FROM written JOIN replaced USING (restaurant_id),
-         unnest(tsvector_to_array(written.search)) AS found(word)
-    WHERE written.search IS DISTINCT FROM replaced.search
-      AND length(found.word) BETWEEN 3 AND 40
-      AND NOT EXISTS (SELECT FROM search_words known WHERE known.word = found.word)
-    ORDER BY found.word
-    ON CONFLICT DO NOTHING;
-    RETURN NULL;
-END $$;
-
-CREATE TRIGGER restaurants_note_words_of_changed
-    AFTER UPDATE ON restaurants REFERENCING NEW TABLE AS written OLD TABLE AS replaced
-    FOR EACH STATEMENT EXECUTE FUNCTION restaurants_note_changed_words();
+CREATE TRIGGER listing_words_note AFTER INSERT OR UPDATE ON listing_words
+    FOR EACH ROW EXECUTE FUNCTION listing_words_note();
 
 CREATE TABLE menu_categories (
     category_id    bigint PRIMARY KEY GENERATED BY DEFAULT AS IDENTITY CHECK (category_id > 0),

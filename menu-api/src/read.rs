@@ -80,8 +80,11 @@ pub struct Ttls {
     pub stale_max: Duration,
 }
 
-/// Lists show who is open, which changes with the minute.
+/// A list at most: a restaurant whose opening is over shows its next one ten seconds later, which
+/// may be the next change.
 const LIST_TTL_MAX: Duration = Duration::from_secs(60);
+/// What is right for no time at all could never be sent.
+const MOMENT: Duration = Duration::from_millis(1);
 
 impl Ttls {
     fn of(&self, key: &Key) -> Duration {
@@ -309,7 +312,10 @@ impl Inner {
                     self.parts.stats.helped.add();
                     self.parts.sweeper.sweep_all().await;
                 }
-                let ttl = until_next_minute(now);
+                let ttl = match self.query(store::list::right_for(db, now)).await? {
+                    Some(change) => ttl.min(change.to_std().unwrap_or_default().max(MOMENT)),
+                    None => ttl,
+                };
                 Ok((Some(Document::new(0, Body::new(body), ttl)), ttl))
             }
         }
@@ -359,12 +365,5 @@ impl Inner {
 }
 
 fn until_then(now: DateTime<Utc>, then: DateTime<Utc>) -> Duration {
-    // At least a moment: what is right for no time at all could never be sent.
-    (then - now).to_std().unwrap_or_default().max(Duration::from_millis(1))
-}
-
-/// Opening hours begin and end with minutes.
-fn until_next_minute(now: DateTime<Utc>) -> Duration {
-    let into_ms = now.timestamp_millis().rem_euclid(60_000).unsigned_abs();
-    Duration::from_millis((60_000 - into_ms).max(1))
+    (then - now).to_std().unwrap_or_default().max(MOMENT)
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use bytes::Bytes;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use contracts::{ids::RestaurantId, money::Money};
 use h3o::{LatLng, Resolution};
 use serde::Serialize;
@@ -106,14 +106,30 @@ impl Near {
         Some(cells.into_iter().map(|cell| u64::from(cell).cast_signed()).collect())
     }
 
-    /// The distance to a row's place in SQL, metres: the haversine formula.
-    fn distance(&self, query: &mut QueryBuilder<Postgres>) {
-        let (lat, lng) = (self.place.lat(), self.place.lng());
-        query.push("(2 * ").push_bind(EARTH_RADIUS_M).push(" * asin(least(1, sqrt(");
-        query.push("power(sin(radians(latitude - ").push_bind(lat).push(") / 2), 2) + cos(radians(");
-        query.push_bind(lat).push(")) * cos(radians(latitude)) * power(sin(radians(longitude - ");
-        query.push_bind(lng).push(") / 2), 2)))))");
+    /// The place on the unit sphere, as `listings` has it.
+    fn unit(&self) -> [f64; 3] {
+        let (lat, lng) = (self.place.lat().to_radians(), self.place.lng().to_radians());
+        [lat.cos() * lng.cos(), lat.cos() * lng.sin(), lat.sin()]
     }
+
+    /// The square of the chord to a row's place in SQL, on the unit sphere: grows with the distance.
+    fn chord_squared(&self, query: &mut QueryBuilder<Postgres>) {
+        let [x, y, z] = self.unit();
+        query.push("((x - ").push_bind(x).push(") * (x - ").push_bind(x);
+        query.push(") + (y - ").push_bind(y).push(") * (y - ").push_bind(y);
+        query.push(") + (z - ").push_bind(z).push(") * (z - ").push_bind(z).push("))");
+    }
+
+    /// The chord of the radius, squared.
+    fn radius_squared(&self) -> f64 {
+        let half = (self.radius / (2.0 * EARTH_RADIUS_M)).sin();
+        4.0 * half * half
+    }
+}
+
+/// Metres along the sphere under a chord.
+fn metres(chord_squared: f64) -> f64 {
+    2.0 * EARTH_RADIUS_M * (chord_squared.max(0.0).sqrt() / 2.0).min(1.0).asin()
 }
 
 /// The words of a search, in lower case and without anything but letters and digits.
@@ -243,17 +259,25 @@ async fn find(
     corrections: &[Vec<String>],
 ) -> Result<(Vec<Summary>, i64), sqlx::Error> {
     let now = Utc::now();
+    let words = filter.ts_query(corrections);
     let offset = i64::from(filter.page - 1) * i64::from(filter.page_size);
-    let mut query = matching(filter, corrections, now);
-    // The page is cut from narrow rows; whole rows are read only for what is on it.
+    let mut query = QueryBuilder::new("WITH matching AS ");
+    // By rating a page comes from an index and ends with it; otherwise all must be looked at, once.
+    let sorts = filter.near.is_some() || words.is_some();
+    query.push(if sorts { "MATERIALIZED (" } else { "NOT MATERIALIZED (" });
+    matching(&mut query, filter, words.as_deref(), now);
     query.push(
-        " SELECT (SELECT count(*) FROM matching) AS total, r.restaurant_id, r.name, r.cuisines,
-                 r.price_level, r.city, r.latitude, r.longitude, r.photos[1] AS photo, r.currency,
-                 r.delivery_fee, r.minimum_order, r.rating, r.rating_count, r.status,
-                 p.is_open, p.distance
-          FROM (SELECT * FROM matching ORDER BY ",
+        ") SELECT (SELECT count(*) FROM matching) AS total, r.restaurant_id, r.name, r.cuisines,
+                  r.price_level, r.city, r.latitude, r.longitude, r.photos[1] AS photo, r.currency,
+                  r.delivery_fee, r.minimum_order, r.rating, r.rating_count, r.status,
+                  p.is_open, p.chord_squared
+           FROM (SELECT * FROM matching ORDER BY ",
     );
-    let order = order(filter);
+    let order = match (&filter.near, &words) {
+        (Some(_), _) => "chord_squared, restaurant_id",
+        (None, Some(_)) => "named DESC, rating DESC NULLS LAST, restaurant_id",
+        (None, None) => "rating DESC NULLS LAST, restaurant_id",
+    };
     query.push(order).push(" LIMIT ").push_bind(i64::from(filter.page_size));
     query.push(" OFFSET ").push_bind(offset);
     query.push(") p JOIN restaurants r USING (restaurant_id) ORDER BY ");
@@ -263,52 +287,42 @@ async fn find(
         Some(row) => row.try_get("total")?,
         None if filter.page == 1 => 0,
         None => {
-            let mut query = matching(filter, corrections, now);
-            query.push(" SELECT count(*) FROM matching");
+            let mut query = QueryBuilder::new("SELECT count(*) FROM (");
+            matching(&mut query, filter, words.as_deref(), now);
+            query.push(") matching");
             query.build_query_scalar::<i64>().fetch_one(db).await?
         }
     };
-    let restaurants: Result<Vec<_>, _> =
-        rows.iter().map(|row| summary(row, filter.near.is_some())).collect();
+    let restaurants: Result<Vec<_>, _> = rows.iter().map(summary).collect();
     Ok((restaurants?, total))
 }
 
-const fn order(filter: &Filter) -> &'static str {
-    match filter.near {
-        Some(_) => "distance, restaurant_id",
-        // Without words all are named alike.
-        None => "named DESC, rating DESC NULLS LAST, restaurant_id",
-    }
-}
-
-/// `WITH matching AS (…)`: what the filter lets through.
+/// Selects what the filter lets through.
 fn matching(
+    query: &mut QueryBuilder<Postgres>,
     filter: &Filter,
-    corrections: &[Vec<String>],
+    words: Option<&str>,
     now: DateTime<Utc>,
-) -> QueryBuilder<Postgres> {
-    let ts_query = filter.ts_query(corrections);
-    let mut query = QueryBuilder::new("WITH matching AS MATERIALIZED (SELECT restaurant_id, rating, ");
-    query.push("(status IN ('open', 'busy') AND opens_at <= ").push_bind(now);
-    query.push(" AND closes_at > ").push_bind(now).push(") IS TRUE AS is_open, ");
+) {
+    query.push("SELECT restaurant_id, rating, (status IN ('open', 'busy') AND opens_at <= ");
+    query.push_bind(now).push(" AND closes_at > ").push_bind(now).push(") IS TRUE AS is_open, ");
     match &filter.near {
-        Some(near) => near.distance(&mut query),
+        Some(near) => near.chord_squared(query),
         None => {
             query.push("NULL::float8");
         }
     }
-    query.push(" AS distance, ");
-    match &ts_query {
+    query.push(" AS chord_squared");
+    match words {
         Some(words) => {
-            query.push("name_search @@ to_tsquery('simple', ").push_bind(words.clone()).push(")");
+            query.push(", named @@ to_tsquery('simple', ").push_bind(words.to_owned());
+            query.push(") AS named FROM listings JOIN listing_words USING (restaurant_id)");
+            query.push(" WHERE words @@ to_tsquery('simple', ").push_bind(words.to_owned());
+            query.push(")");
         }
         None => {
-            query.push("true");
+            query.push(" FROM listings WHERE true");
         }
-    }
-    query.push(" AS named FROM restaurants WHERE true");
-    if let Some(words) = ts_query {
-        query.push(" AND search @@ to_tsquery('simple', ").push_bind(words).push(")");
     }
     if let Some(cuisine) = filter.cuisine {
         query.push(" AND cuisines @> ARRAY[").push_bind(cuisine.as_str()).push("]");
@@ -320,7 +334,7 @@ fn matching(
         query.push(" AND rating >= ").push_bind(rating);
     }
     if let Some(city) = &filter.city {
-        query.push(" AND lower(city) = lower(").push_bind(city).push(")");
+        query.push(" AND city = lower(").push_bind(city.clone()).push(")");
     }
     if filter.open_now {
         query.push(" AND status IN ('open', 'busy') AND opens_at <= ").push_bind(now);
@@ -331,17 +345,27 @@ fn matching(
             query.push(" AND h3_cell = ANY(").push_bind(cells).push(")");
         }
         query.push(" AND ");
-        near.distance(&mut query);
-        query.push(" <= ").push_bind(near.radius);
+        near.chord_squared(query);
+        query.push(" <= ").push_bind(near.radius_squared());
     }
-    query.push(")");
-    query
 }
 
-fn summary(row: &PgRow, with_distance: bool) -> Result<Summary, sqlx::Error> {
+/// How long lists are right by the clock: until some restaurant next opens or closes.
+pub async fn right_for(db: &PgPool, now: DateTime<Utc>) -> Result<Option<TimeDelta>, sqlx::Error> {
+    let next = sqlx::query_scalar!(
+        "SELECT least((SELECT min(opens_at) FROM listings WHERE opens_at > $1),
+                      (SELECT min(closes_at) FROM listings WHERE closes_at > $1)) AS next",
+        now,
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(next.map(|next| next - now))
+}
+
+fn summary(row: &PgRow) -> Result<Summary, sqlx::Error> {
     let currency = currency(row.try_get("currency")?)?;
     let cuisines = cuisines(&row.try_get::<Vec<String>, _>("cuisines")?)?;
-    let distance: Option<f64> = row.try_get("distance")?;
+    let distance: Option<f64> = row.try_get::<Option<f64>, _>("chord_squared")?.map(metres);
     Ok(Summary {
         restaurant_id: RestaurantId::new(row.try_get("restaurant_id")?).map_err(decode)?,
         name: row.try_get("name")?,
@@ -359,6 +383,6 @@ fn summary(row: &PgRow, with_distance: bool) -> Result<Summary, sqlx::Error> {
         status: status(row.try_get("status")?)?,
         is_open: row.try_get("is_open")?,
         // Decimetres are more than anybody can use.
-        distance: distance.filter(|_| with_distance).map(|metres| (metres * 10.0).round() / 10.0),
+        distance: distance.map(|metres| (metres * 10.0).round() / 10.0),
     })
 }
