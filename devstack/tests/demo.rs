@@ -1,6 +1,11 @@
 //! The demo as its viewer starts it.
 
-use std::process::{Command, Output};
+use std::{
+    io::{BufRead as _, BufReader, Read as _},
+    process::{Command, Output, Stdio},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 /// Runs a demo of 120 drivers for a few seconds.
 fn demo(args: &[&str]) -> Output {
@@ -17,7 +22,7 @@ fn text(output: &Output) -> String {
 
 #[test]
 fn a_town_ends_with_every_promise_kept() {
-    let output = demo(&["--seed", "1", "--rate", "100"]);
+    let output = demo(&["--seed", "1", "--rate", "100", "--menu-rate", "0"]);
     let text = text(&output);
     assert!(output.status.success(), "{}\n{text}", output.status);
     for part in [
@@ -31,10 +36,39 @@ fn a_town_ends_with_every_promise_kept() {
     ] {
         assert!(text.contains(part), "{part:?} is not in\n{text}");
     }
+    assert!(!text.contains("menus"), "they are switched off\n{text}");
     // Two of this seed's orders reach their doors within three and a half seconds.
     assert!(!text.contains("  0 delivered"), "nobody was served\n{text}");
     // A hundred a second for six seconds, all of them stored; the town is the same every time.
     assert!(text.contains("600 accepted, 600 stored"), "{text}");
+}
+
+#[test]
+fn menus_are_read_and_written_until_it_is_told_to_end() {
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_devstack"))
+        .args(["demo", "--for", "90s", "--drivers", "50", "--customers", "20"])
+        .args(["--menu-rate", "200"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("devstack can be started");
+    let mut output = BufReader::new(demo.stdout.take().expect("its output"));
+    let mut text = String::new();
+    loop {
+        let before = text.len();
+        assert!(output.read_line(&mut text).expect("a line") > 0, "nobody wrote\n{text}");
+        let line = &text[before..];
+        if line.contains("| writes ") && !line.contains("| writes 0.0/s") {
+            break;
+        }
+    }
+    kill_process(Pid::from_child(&demo), Signal::TERM).expect("it runs");
+    output.read_to_string(&mut text).expect("its summary");
+    let status = demo.wait().expect("its end");
+    assert!(status.success(), "{status}\n{text}");
+    let kept = text.lines().find(|line| line.contains("ok   I10 menus")).unwrap_or_default();
+    assert!(kept.contains("0 shown older than a write that was answered"), "{text}");
+    assert!(!kept.contains(" 0 reads") && !kept.contains(" 0 writes"), "{text}");
+    assert!(text.contains("300 restaurants, "), "{text}");
 }
 
 #[test]

@@ -6,19 +6,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use hdrhistogram::Histogram;
 use loadtest::cpu::{Processes, Usage};
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::scrape::{Distribution, Metrics, Pages};
+use super::{
+    latencies::{Latencies, Percentiles},
+    menus::figures::{MenuCounts, MenuFigures, MenuSnapshot},
+    scrape::{Distribution, Metrics, Pages},
+};
 
 /// How often the service is asked.
 const EVERY: Duration = Duration::from_millis(500);
 /// Until the first event is stored, it is asked this often, because that time is reported.
 const EVERY_AT_FIRST: Duration = Duration::from_millis(50);
 /// Rates and percentiles of the view are of this long.
-const WINDOW: Duration = Duration::from_secs(10);
+pub(super) const WINDOW: Duration = Duration::from_secs(10);
 /// Latest notes that are kept.
 const NOTES_MAX: usize = 50;
 
@@ -50,7 +53,9 @@ pub(super) struct Figures {
     /// Status changes that customers saw, and those that were missing or came twice.
     pub(super) statuses: AtomicU64,
     pub(super) status_gaps: AtomicU64,
-    push: Mutex<Latencies>,
+    /// Customers who look for food, and operators.
+    pub(super) menus: MenuFigures,
+    push: Latencies,
     notes: Mutex<Notes>,
 }
 
@@ -59,30 +64,6 @@ struct Notes {
     latest: VecDeque<String>,
     /// How many there ever were.
     total: usize,
-}
-
-/// Microseconds, of the whole run and of the last windows.
-#[derive(Debug)]
-struct Latencies {
-    all: Histogram<u64>,
-    recent: Histogram<u64>,
-    before: Histogram<u64>,
-    since: Instant,
-}
-
-/// Three figures of some latencies.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Percentiles {
-    pub(super) count: u64,
-    pub(super) p50: Duration,
-    pub(super) p99: Duration,
-}
-
-impl Percentiles {
-    fn of(histogram: &Histogram<u64>) -> Self {
-        let at = |quantile| Duration::from_micros(histogram.value_at_quantile(quantile));
-        Self { count: histogram.len(), p50: at(0.5), p99: at(0.99) }
-    }
 }
 
 impl Figures {
@@ -103,41 +84,20 @@ impl Figures {
             seen: zero(),
             statuses: zero(),
             status_gaps: zero(),
-            push: Mutex::new(Latencies {
-                all: histogram(),
-                recent: histogram(),
-                before: histogram(),
-                since: Instant::now(),
-            }),
+            menus: MenuFigures::new(),
+            push: Latencies::new(),
             notes: Mutex::default(),
         }
     }
 
     /// A position reached a customer this long after the phone took it.
     pub(super) fn pushed(&self, after: Duration) {
-        let us = u64::try_from(after.as_micros()).unwrap_or(u64::MAX);
-        let mut push = self.push.lock();
-        push.all.saturating_record(us);
-        push.recent.saturating_record(us);
+        self.push.record(after);
     }
 
     /// Device to socket over the whole run.
     pub(super) fn push_all(&self) -> Percentiles {
-        Percentiles::of(&self.push.lock().all)
-    }
-
-    /// Device to socket over the last five to ten seconds.
-    fn push_recent(&self) -> Percentiles {
-        let mut push = self.push.lock();
-        if push.since.elapsed() > WINDOW / 2 {
-            push.since = Instant::now();
-            let empty = histogram();
-            push.before = std::mem::replace(&mut push.recent, empty);
-        }
-        let mut both = push.recent.clone();
-        // Both have the same bounds.
-        let _ = both.add(&push.before);
-        Percentiles::of(&both)
+        self.push.all()
     }
 
     /// Something that a viewer should know; the same thing in a row is said once.
@@ -176,11 +136,6 @@ pub(super) fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
 }
 
-fn histogram() -> Histogram<u64> {
-    // 1 µs to 10 minutes with two digits: the bounds are valid.
-    Histogram::new_with_bounds(1, 600_000_000, 2).unwrap_or_else(|_| unreachable!("valid bounds"))
-}
-
 /// What the view shows of the system.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Snapshot {
@@ -199,7 +154,9 @@ pub(super) struct Snapshot {
     pub(super) sockets: u64,
     /// `timescaledb` or `partitions`.
     pub(super) store: Option<String>,
-    /// CPU time per stored fix, over the window.
+    /// Absent before there are customers for menus.
+    pub(super) menus: Option<MenuSnapshot>,
+    /// CPU time per stored fix, over the window; what menus cost is in it.
     pub(super) cpu: Option<CpuPerEvent>,
     /// From the demo's start to the first stored fix.
     pub(super) first_stored: Option<Duration>,
@@ -234,6 +191,7 @@ impl CpuPerEvent {
 struct Reading {
     at: Instant,
     metrics: Metrics,
+    menus: MenuCounts,
     cpu: Option<Usage>,
 }
 
@@ -300,7 +258,7 @@ impl Observer {
             self.snapshot.first_stored = Some(started.elapsed());
         }
         let cpu = self.processes.as_ref().and_then(|processes| processes.usage(&[]));
-        let reading = Reading { at: Instant::now(), metrics, cpu };
+        let reading = Reading { at: Instant::now(), metrics, menus: figures.menus.counts(), cpu };
         if self.first.is_none() {
             self.first = Some(reading.clone());
         }
@@ -325,9 +283,10 @@ impl Observer {
             stored: new.metrics.stored as u64,
             backlog: new.metrics.backlog as u64,
             lag: lag(&new.metrics.lag, &old.metrics.lag),
-            push: figures.push_recent(),
+            push: figures.push.recent(),
             sockets: new.metrics.sockets as u64,
             store,
+            menus: figures.menus.since(old.menus, new.menus, elapsed_s),
             cpu: cpu(old, new),
             first_stored,
             silent_since: None,

@@ -7,15 +7,19 @@
 //!
 //! - [`feed`] says what happens: [`crate::city`], or a recorded trace.
 //! - [`devices`] sends fixes and accounts for each; [`customers`] and [`socket`] live the orders.
-//! - [`figures`] gathers, from [`scrape`] and its own counters; [`show`] shows, in [`view`] or in
-//!   lines ([`words`]); [`summary`] judges.
+//! - [`menus`] lets people look for food, and operators sell it out.
+//! - [`figures`] and [`latencies`] gather, from [`scrape`] and their own counters; [`show`] shows,
+//!   in [`view`] or in lines ([`words`]); [`summary`] judges.
 
 mod customers;
 mod devices;
 mod feed;
 mod figures;
+mod latencies;
+mod menus;
 mod scrape;
 mod show;
+mod signals;
 mod socket;
 mod summary;
 pub mod town;
@@ -48,8 +52,9 @@ const LOG_FILE: &str = ".devstack/demo.log";
 /// Shows the whole system at work: a simulated town on private stores, which are thrown away.
 ///
 /// Drivers move along streets, lose their network and send what they missed; customers order and
-/// watch. At the end it checks that nothing was lost, nothing is there twice, and every current
-/// position is the newest; the exit code is 1 when it is not so.
+/// watch. Others look at lists and menus, and operators sell items out. At the end it checks that
+/// nothing was lost, nothing is there twice, every current position is the newest, and no menu was
+/// shown older than a write that was answered; the exit code is 1 when it is not so.
 #[derive(clap::Args, Clone, Debug)]
 pub struct DemoArgs {
     #[command(flatten)]
@@ -140,7 +145,12 @@ pub struct TownArgs {
     /// Customers, each with one order at a time
     #[arg(long, value_name = "N", default_value_t = 200)]
     customers: usize,
-    /// Decides the streets, the drivers and everything that chance decides
+    /// Requests per second of people who look for food: a fifth lists near their place, the others
+    /// menus, restaurants and statuses, and one in a hundred an operator's write; 0 switches menus
+    /// off
+    #[arg(long, value_name = "R", default_value_t = 100.0, value_parser = parse_menu_rate)]
+    menu_rate: f64,
+    /// Decides the streets, the drivers, the menus and everything that chance decides
     #[arg(long, default_value_t = 1)]
     seed: u64,
     /// Replay this trace (unix_seconds,driver_id,latitude,longitude,occupied) as if it happened
@@ -150,6 +160,11 @@ pub struct TownArgs {
     /// Print a line every two seconds instead of the view, as when the output is not a terminal
     #[arg(long)]
     plain: bool,
+}
+
+/// A rate, or 0.
+fn parse_menu_rate(text: &str) -> Result<f64, String> {
+    if text.parse() == Ok(0.0) { Ok(0.0) } else { loadtest::pace::parse_rate(text) }
 }
 
 impl TownArgs {
@@ -173,6 +188,7 @@ impl TownArgs {
     fn to_args(&self) -> anyhow::Result<Vec<String>> {
         let mut args =
             vec![format!("--customers={}", self.customers), format!("--seed={}", self.seed)];
+        args.push(format!("--menu-rate={}", self.menu_rate));
         if let Some(time) = self.time {
             args.push(format!("--for={}ms", time.as_millis()));
         }
@@ -221,7 +237,8 @@ mod tests {
         for args in [
             &[][..],
             &["--for", "1.5s", "--drivers", "7", "--rate", "3.25", "--customers", "2"],
-            &["--seed", "9", "--trace", "/a file", "--plain"],
+            &["--seed", "9", "--trace", "/a file", "--plain", "--menu-rate", "0"],
+            &["--menu-rate", "12.5"],
         ] {
             let args = parse(args);
             let again = args.to_args().unwrap();

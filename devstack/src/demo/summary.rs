@@ -2,11 +2,18 @@
 
 use std::time::Duration;
 
-use loadtest::check::{Backlog, Findings};
+use loadtest::{
+    check::{Backlog, Findings},
+    menu::check as menu,
+};
 
 use super::{
     figures::{CpuPerEvent, Figures, Snapshot, read},
-    words::{clock, cpu, grouped, measured, pair, short, store},
+    menus::{
+        Outcome,
+        figures::{MenuFigures, share},
+    },
+    words::{clock, cpu, grouped, measured, pair, percent, short, store},
 };
 
 /// Everything that the summary is made of.
@@ -23,6 +30,7 @@ pub(super) struct Summary<'a> {
     pub(super) cpu: Option<CpuPerEvent>,
     pub(super) backlog: Backlog,
     pub(super) findings: &'a Findings,
+    pub(super) menus: &'a Outcome,
 }
 
 /// One promise: its name, whether it was kept, and why.
@@ -48,7 +56,7 @@ impl Summary<'_> {
             ..
         } = self.findings;
         let figures = self.figures;
-        vec![
+        let mut promises = vec![
             (
                 "I1 accepted = stored",
                 // An empty run promises nothing.
@@ -98,7 +106,9 @@ impl Summary<'_> {
                     grouped(read(&figures.status_gaps))
                 ),
             ),
-        ]
+        ];
+        promises.extend(menu_promise(self.menus));
+        promises
     }
 
     /// The whole text.
@@ -136,15 +146,73 @@ impl Summary<'_> {
                 grouped(read(&figures.reopened))
             ),
         );
-        row("CPU per event", cpu(self.cpu));
+        let mut cpu = cpu(self.cpu);
+        match self.menus {
+            Outcome::Off => {}
+            Outcome::TooShort => row("menus", "it ended before anybody could read one".into()),
+            Outcome::Checked(_) | Outcome::Failed(_) => {
+                let [first, second] = menu_rows(&figures.menus);
+                row("menus", first);
+                row("", second);
+                cpu += ", menus included";
+            }
+        }
+        row("CPU per event", cpu);
         for (name, kept, why) in self.promises() {
             text.push_str(&format!("  {} {name:<22}{why}\n", if kept { "ok  " } else { "FAIL" }));
         }
-        for example in &self.findings.examples {
+        let of_menus = match self.menus {
+            Outcome::Checked(findings) => findings.examples.as_slice(),
+            _ => &[],
+        };
+        for example in self.findings.examples.iter().chain(of_menus) {
             text.push_str(&format!("       {example}\n"));
         }
         text
     }
+}
+
+/// None when there was nobody who could have been shown something old.
+fn menu_promise(menus: &Outcome) -> Option<Promise> {
+    let (kept, why) = match menus {
+        Outcome::Off | Outcome::TooShort => return None,
+        Outcome::Failed(why) => (false, why.clone()),
+        Outcome::Checked(findings) => {
+            let menu::Findings { reads, writes, older, violations, .. } = findings;
+            let mut why = format!(
+                "{} reads, {} writes, {} shown older than a write that was answered",
+                grouped(*reads),
+                grouped(*writes),
+                grouped(*older)
+            );
+            if violations > older {
+                why += &format!(", {} otherwise wrong", grouped(violations - older));
+            }
+            (*violations == 0 && *reads > 0, why)
+        }
+    };
+    Some(("I10 menus", kept, why))
+}
+
+/// What customers and operators did, in two lines.
+fn menu_rows(menus: &MenuFigures) -> [String; 2] {
+    let reads = read(&menus.reads);
+    [
+        format!(
+            "{} restaurants, {} documents read, {} from memory, {}",
+            read(&menus.restaurants),
+            grouped(reads),
+            percent(share(read(&menus.from_memory), reads)),
+            pair(measured(menus.read_latency.all()))
+        ),
+        format!(
+            "{} lists read, {}; {} writes; {} failed",
+            grouped(read(&menus.lists)),
+            pair(measured(menus.list_latency.all())),
+            grouped(read(&menus.writes)),
+            grouped(read(&menus.failed))
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -154,7 +222,7 @@ mod tests {
     #[test]
     fn every_promise_can_fail() {
         let good = Findings { distinct: 10, stored: 10, ..Findings::default() };
-        let verdict = |findings: &Findings, backlog: Backlog, figures: &Figures| {
+        let menus = |menus: &Outcome, findings: &Findings, backlog: Backlog, figures: &Figures| {
             let summary = Summary {
                 title: "a town",
                 ran_for: Duration::from_secs(60),
@@ -165,9 +233,13 @@ mod tests {
                 cpu: None,
                 backlog,
                 findings,
+                menus,
             };
             assert_eq!(summary.is_good(), !summary.text().contains("FAIL"));
             summary.is_good()
+        };
+        let verdict = |findings: &Findings, backlog, figures: &Figures| {
+            menus(&Outcome::Off, findings, backlog, figures)
         };
         let (empty, calm) = (Backlog::default(), Figures::new());
         assert!(verdict(&good, empty, &calm));
@@ -188,5 +260,17 @@ mod tests {
         let gap = Figures::new();
         count(&gap.status_gaps, 1);
         assert!(!verdict(&good, empty, &gap));
+        let seen = menu::Findings { reads: 10, ..menu::Findings::default() };
+        for fine in [Outcome::Checked(seen.clone()), Outcome::TooShort] {
+            assert!(menus(&fine, &good, empty, &calm), "{fine:?}");
+        }
+        for bad in [
+            Outcome::Checked(menu::Findings { older: 1, violations: 1, ..seen.clone() }),
+            Outcome::Checked(menu::Findings { altered: 1, violations: 1, ..seen.clone() }),
+            Outcome::Checked(menu::Findings::default()),
+            Outcome::Failed("the restaurants cannot be imported".to_owned()),
+        ] {
+            assert!(!menus(&bad, &good, empty, &calm), "{bad:?}");
+        }
     }
 }

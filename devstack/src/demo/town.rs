@@ -2,7 +2,6 @@
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
-    os::unix::process::parent_id,
     path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
@@ -21,7 +20,6 @@ use loadtest::{
 };
 use platform::auth::Signer;
 use secrecy::SecretString;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -30,8 +28,10 @@ use super::{
     devices::Devices,
     feed::Feed,
     figures::{Figures, Observer, count, read},
+    menus::Menus,
     scrape::Pages,
     show::{self, Stage},
+    signals,
     summary::Summary,
     view::{self, View},
 };
@@ -52,8 +52,6 @@ const RESENT: f64 = 0.004;
 const SEND_GRACE: Duration = Duration::from_secs(20);
 /// What is not in history so long after the end is a broken promise (I2).
 const DRAIN_WITHIN: Duration = Duration::from_secs(60);
-/// One wish to end may arrive twice: from the terminal and through the parent.
-const SAME_SIGNAL_WITHIN: Duration = Duration::from_millis(500);
 /// The exit code of a run that was cut short, as for a process ended by SIGINT.
 const CUT_SHORT: u8 = 130;
 
@@ -68,12 +66,18 @@ pub struct CityArgs {
     /// The service.
     #[arg(long, env = "LOGISTICS_URL")]
     url: String,
+    /// The service of restaurants and menus.
+    #[arg(long, env = "MENU_URL")]
+    menu_url: String,
     /// The key that tokens are signed with.
     #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
     signing_key_file: PathBuf,
     /// The service's database, for the checks at the end.
     #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
     database_url: SecretString,
+    /// The database of restaurants and menus, for the import at the start.
+    #[arg(long, env = "MENU_DATABASE_URL", hide_env_values = true)]
+    menu_database_url: SecretString,
     /// The `queue` Redis, for the checks at the end.
     #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
     redis_queue_url: SecretString,
@@ -92,6 +96,7 @@ pub struct CityArgs {
 /// The settings do not fit each other, the trace cannot be read, or the stores cannot be checked.
 pub async fn run(args: CityArgs) -> anyhow::Result<u8> {
     let target = Target::parse(&args.url)?;
+    let menu_target = Target::parse(&args.menu_url)?;
     let signer = Signer::load(&args.signing_key_file, "swift-eats", "swift-eats")?;
     let processes = match &args.processes {
         Some(text) => Some(Processes::parse(text).context("the list of processes is not one")?),
@@ -112,12 +117,22 @@ pub async fn run(args: CityArgs) -> anyhow::Result<u8> {
 
     let figures = Arc::new(Figures::new());
     let signer = Arc::new(signer);
+    let ground = feed.ground();
     let town = Town {
+        menus: Menus {
+            target: menu_target,
+            database_url: args.menu_database_url,
+            signer: Arc::clone(&signer),
+            figures: Arc::clone(&figures),
+            rate: args.town.menu_rate,
+            seed: args.town.seed,
+            spots: ground.restaurants.clone(),
+        },
         devices: Devices::new(target.clone(), Arc::clone(&signer), Arc::clone(&figures)),
         customers: Customers::new(target.clone(), signer, Arc::clone(&figures)),
         stage: Stage {
             title: feed.title(),
-            ground: feed.ground(),
+            ground,
             markers: parking_lot::Mutex::new(feed.markers()),
             phase: parking_lot::Mutex::new("running"),
             snapshot: parking_lot::Mutex::default(),
@@ -150,6 +165,7 @@ fn feed(args: &TownArgs) -> anyhow::Result<Feed> {
 struct Town {
     devices: Devices,
     customers: Customers,
+    menus: Menus,
     stage: Stage,
     clock: Clock,
 }
@@ -163,7 +179,7 @@ impl Town {
         stores: &Stores,
     ) -> anyhow::Result<u8> {
         let [stop, abandon, shown] = std::array::from_fn(|_| CancellationToken::new());
-        obey_signals(stop.clone(), abandon.clone())?;
+        signals::obey(stop.clone(), abandon.clone())?;
         let view = if io::stdout().is_terminal() && !args.plain {
             let view = View::open().context("the terminal cannot be used")?;
             view::read_keys(stop.clone(), abandon.clone(), shown.clone())?;
@@ -171,7 +187,7 @@ impl Town {
         } else {
             None
         };
-        let Self { devices, customers, stage, clock } = self;
+        let Self { devices, customers, menus, stage, clock } = self;
         let show = async {
             let result = match view {
                 Some(view) => show::pictures(&stage, view, &shown).await,
@@ -200,8 +216,12 @@ impl Town {
             };
             abandon.run_until_cancelled(ending).await
         };
-        let (shown, observer, (), town) =
-            tokio::join!(show, observe, customers_until(register, &stop), town);
+        let menus = async {
+            // One after the other: at the start the machine has enough to do.
+            customers_until(register, &stop).await;
+            menus.run(stop.clone(), &abandon).await
+        };
+        let (shown, observer, menus, town) = tokio::join!(show, observe, menus, town);
         let Some(ended) = town else { return Ok(CUT_SHORT) };
         let (ran_for, under_way, (backlog, findings)) = ended?;
         let (lag, cpu) = observer.whole_run();
@@ -215,36 +235,12 @@ impl Town {
             cpu,
             backlog,
             findings: &findings,
+            menus: &menus,
         };
         // A reader that has gone is no reason to forget the verdict.
         let _ = io::stdout().write_all(summary.text().as_bytes()).and(shown);
         Ok(u8::from(!summary.is_good()))
     }
-}
-
-/// The first SIGINT or SIGTERM cancels `stop`; a later one, or one that came because the parent
-/// with the services has died, cancels `abandon`.
-fn obey_signals(stop: CancellationToken, abandon: CancellationToken) -> anyhow::Result<()> {
-    let listen = |kind| signal(kind).context("cannot listen to signals");
-    let mut interrupt = listen(SignalKind::interrupt())?;
-    let mut terminate = listen(SignalKind::terminate())?;
-    let parent = parent_id();
-    tokio::spawn(async move {
-        let mut first = None::<Instant>;
-        loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-            let again = first.is_some_and(|first| first.elapsed() > SAME_SIGNAL_WITHIN);
-            if again || parent_id() != parent {
-                abandon.cancel();
-            }
-            first.get_or_insert_with(Instant::now);
-            stop.cancel();
-        }
-    });
-    Ok(())
 }
 
 /// Registering many drivers must not hold up the end.

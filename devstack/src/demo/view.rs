@@ -19,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     feed::{Ground, Marker, MarkerKind},
     figures::{Figures, Snapshot, read},
-    words::{clock, cpu, grouped, measured, pair, short, store},
+    words::{
+        clock, cpu, grouped, measured, menu_lists, menu_reads, menu_writes, pair, short, store,
+    },
 };
 
 /// Width of the figures.
@@ -137,14 +139,16 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
     let split = |of: fn(&super::figures::CpuPerEvent) -> f64| {
         snapshot.cpu.as_ref().map_or_else(|| "-".into(), |cpu| format!("{:.0} µs", of(cpu)))
     };
+    let menus = |of: fn(&super::menus::figures::MenuSnapshot) -> String| {
+        snapshot.menus.as_ref().map_or_else(|| "-".into(), of)
+    };
+    let rate = |per_s: f64, total| format!("{per_s:.0}/s, {} in all", grouped(total));
     let cpu_total = cpu(snapshot.cpu);
     let cpu_total = cpu_total.split(" (").next().unwrap_or_default().to_owned();
     let first = snapshot.first_stored.map_or_else(|| "waiting".into(), short);
     Paragraph::new(vec![
-        row("accepted", format!("{:.0}/s", snapshot.accepted_per_s)),
-        row("stored", format!("{:.0}/s", snapshot.stored_per_s)),
-        row("", format!("{} accepted", grouped(snapshot.accepted))),
-        row("", format!("{} stored", grouped(snapshot.stored))),
+        row("accepted", rate(snapshot.accepted_per_s, snapshot.accepted)),
+        row("stored", rate(snapshot.stored_per_s, snapshot.stored)),
         row("backlog", grouped(snapshot.backlog)),
         row("history lag", pair(snapshot.lag)),
         Line::default(),
@@ -159,6 +163,11 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
             ),
         ),
         Line::default(),
+        row("menus read", menus(menu_reads)),
+        row("", menus(|menus| pair(measured(menus.read_latency)))),
+        row("lists read", menus(menu_lists)),
+        row("menus written", menus(menu_writes)),
+        Line::default(),
         row(
             "missed, sent late",
             format!(
@@ -167,8 +176,14 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
                 grouped(read(&figures.batches))
             ),
         ),
-        row("sent twice", grouped(read(&figures.resent))),
-        row("tried again", grouped(read(&figures.retried))),
+        row(
+            "sent again",
+            format!(
+                "{} twice, {} tried",
+                grouped(read(&figures.resent)),
+                grouped(read(&figures.retried))
+            ),
+        ),
         Line::default(),
         row("history in", store(snapshot).to_owned()),
         row("CPU per event", cpu_total),
@@ -256,7 +271,7 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::city::plane::Spot;
+    use crate::{city::plane::Spot, demo::menus::figures::MenuSnapshot};
 
     fn painted(width: u16, height: u16) -> String {
         let ground = Ground {
@@ -268,6 +283,7 @@ mod tests {
             accepted_per_s: 412.4,
             backlog: 1_234,
             store: Some("timescaledb".into()),
+            menus: Some(MenuSnapshot { reads_per_s: 79.2, ..MenuSnapshot::default() }),
             ..Snapshot::default()
         };
         let figures = Figures::new();
@@ -289,7 +305,16 @@ mod tests {
     #[test]
     fn the_figures_and_the_map_are_there() {
         let text = painted(120, 30);
-        for part in ["a town", "0:01:05", "412/s", "1,234", "TimescaleDB", "all well"] {
+        for part in [
+            "a town",
+            "0:01:05",
+            "412/s",
+            "79/s",
+            "1,234",
+            "TimescaleDB",
+            "first event",
+            "all well",
+        ] {
             assert!(text.contains(part), "{part} is not in\n{text}");
         }
         let dots = text.chars().filter(|c| ('\u{2801}'..='\u{28ff}').contains(c)).count();

@@ -2,7 +2,11 @@
 
 use std::time::Duration;
 
-use super::figures::{CpuPerEvent, Figures, Percentiles, Snapshot, read};
+use super::{
+    figures::{CpuPerEvent, Figures, Snapshot, read},
+    latencies::Percentiles,
+    menus::figures::MenuSnapshot,
+};
 
 /// `850 µs`, `12 ms`, `1.25 s`: three digits are enough to follow.
 pub(super) fn short(duration: Duration) -> String {
@@ -53,6 +57,38 @@ pub(super) fn cpu(cpu: Option<CpuPerEvent>) -> String {
     )
 }
 
+/// `97 %`.
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".into(), |share| format!("{:.0} %", share * 100.0))
+}
+
+/// `80/s, 97 % from memory`.
+pub(super) fn menu_reads(menus: &MenuSnapshot) -> String {
+    format!("{:.0}/s, {} from memory", menus.reads_per_s, percent(menus.from_memory))
+}
+
+/// `20/s, p99 9 ms`; the figures have no room for more.
+pub(super) fn menu_lists(menus: &MenuSnapshot) -> String {
+    let p99 = measured(menus.list_latency).map_or_else(|| "-".into(), |[_, p99]| short(p99));
+    format!("{:.0}/s, p99 {p99}", menus.lists_per_s)
+}
+
+/// `1.0/s, 0 violations`.
+pub(super) fn menu_writes(menus: &MenuSnapshot) -> String {
+    format!("{:.1}/s, {} violations", menus.writes_per_s, grouped(menus.violations))
+}
+
+/// The part of a line that is about menus, with a bar after it.
+fn menus(menus: &MenuSnapshot) -> String {
+    format!(
+        "menus {} {} | lists {} | writes {} | ",
+        menu_reads(menus),
+        pair(measured(menus.read_latency)),
+        menu_lists(menus),
+        menu_writes(menus)
+    )
+}
+
 /// What keeps the history, as people write it.
 pub(super) fn store(snapshot: &Snapshot) -> &str {
     match snapshot.store.as_deref() {
@@ -67,7 +103,7 @@ pub(super) fn store(snapshot: &Snapshot) -> &str {
 pub(super) fn line(snapshot: &Snapshot, figures: &Figures, uptime: Duration) -> String {
     format!(
         "{} accepted {:.0}/s stored {:.0}/s backlog {} | history lag {} | device to socket {} | \
-         sockets {} deliveries {} | {} | cpu/event {}",
+         sockets {} deliveries {} | {}{} | cpu/event {}",
         clock(uptime),
         snapshot.accepted_per_s,
         snapshot.stored_per_s,
@@ -76,6 +112,7 @@ pub(super) fn line(snapshot: &Snapshot, figures: &Figures, uptime: Duration) -> 
         pair(measured(snapshot.push)),
         snapshot.sockets,
         read(&figures.deliveries),
+        snapshot.menus.as_ref().map_or_else(String::new, menus),
         store(snapshot),
         cpu(snapshot.cpu),
     )
@@ -101,6 +138,28 @@ mod tests {
             [0, 999, 1_000, 1_234_567].map(grouped),
             ["0", "999", "1,000", "1,234,567"].map(String::from)
         );
+    }
+
+    #[test]
+    fn menus_are_on_the_line_when_there_are_some() {
+        let figures = Figures::new();
+        let mut snapshot = Snapshot::default();
+        let uptime = Duration::from_secs(1);
+        assert!(!line(&snapshot, &figures, uptime).contains("menus"));
+        let ms = |ms| Duration::from_millis(ms);
+        snapshot.menus = Some(MenuSnapshot {
+            reads_per_s: 79.2,
+            from_memory: Some(0.971),
+            read_latency: Percentiles { count: 9, p50: ms(1), p99: ms(12) },
+            lists_per_s: 20.0,
+            list_latency: Percentiles::default(),
+            writes_per_s: 0.96,
+            violations: 0,
+        });
+        let text = line(&snapshot, &figures, uptime);
+        let expected = "| menus 79/s, 97 % from memory p50 1.0 ms, p99 12 ms | lists 20/s, p99 - | \
+                        writes 1.0/s, 0 violations | - |";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

@@ -9,20 +9,21 @@ use super::{
 
 /// A read that was sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Asked {
+pub struct Asked {
     pub(super) restaurant: u32,
     pub(super) document: Document,
     pub(super) begun: Begun,
     /// What it said it had.
-    pub(super) tag: Option<Tag>,
+    pub tag: Option<Tag>,
     /// Check the content in any case.
     pub(super) thorough: bool,
 }
 
 /// The checker, and what decides how closely it looks.
 #[derive(Debug)]
-pub(super) struct Judge {
-    pub(super) checker: Checker,
+pub struct Judge {
+    /// What it knows of all restaurants.
+    pub checker: Checker,
     decoder: Decoder,
     /// The share of content checks where not all are made.
     sampled: f64,
@@ -31,12 +32,13 @@ pub(super) struct Judge {
 }
 
 impl Judge {
-    pub(super) fn new(checker: Checker, sampled: f64) -> Self {
+    /// Makes `sampled` (0 to 1) of the content checks where not all are made.
+    pub fn new(checker: Checker, sampled: f64) -> Self {
         Self { checker, decoder: Decoder::default(), sampled, due: 0.0 }
     }
 
     /// Call this before the first byte is written.
-    pub(super) fn asks(
+    pub fn asks(
         &self,
         restaurant: u32,
         document: Document,
@@ -49,7 +51,7 @@ impl Judge {
     }
 
     /// A 200 or a 304 to a read.
-    pub(super) fn answered(
+    pub fn answered(
         &mut self,
         asked: &Asked,
         status: u16,

@@ -7,13 +7,14 @@ use crate::client::Target;
 
 /// The parts of each read's request that are the same for all of a node.
 #[derive(Debug)]
-pub(super) struct Requests {
+pub struct Requests {
     front: Vec<u8>,
     back: Vec<u8>,
 }
 
 impl Requests {
-    pub(super) fn new(target: &Target, encoding: Encoding) -> Self {
+    /// For readers that accept `encoding`.
+    pub fn new(target: &Target, encoding: Encoding) -> Self {
         let (prefix, host, encoding) = (&target.prefix, &target.authority, encoding.name());
         Self {
             front: format!("GET {prefix}/api/v1/restaurants").into(),
@@ -22,7 +23,7 @@ impl Requests {
     }
 
     /// Appends a request for a document, on condition that it is not `tag` any more.
-    pub(super) fn document(
+    pub fn document(
         &self,
         out: &mut Vec<u8>,
         id: i64,
@@ -40,7 +41,7 @@ impl Requests {
     }
 
     /// Appends a request for a list.
-    pub(super) fn list(&self, out: &mut Vec<u8>, query: &str) {
+    pub fn list(&self, out: &mut Vec<u8>, query: &str) {
         out.extend_from_slice(&self.front);
         out.extend_from_slice(query.as_bytes());
         out.extend_from_slice(&self.back);
@@ -50,7 +51,7 @@ impl Requests {
 
 /// Where an answer came from, as the service says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Source {
+pub enum Source {
     /// The header is absent or unknown.
     #[default]
     Unnamed,
@@ -65,11 +66,12 @@ pub(super) enum Source {
 }
 
 impl Source {
-    pub(super) const ALL: [Self; 5] =
+    /// All of them.
+    pub const ALL: [Self; 5] =
         [Self::Hit, Self::Shared, Self::Miss, Self::Stale, Self::Unnamed];
 
     /// As in `x-cache`.
-    pub(super) const fn name(self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Unnamed => "none",
             Self::Hit => "hit",
@@ -82,9 +84,11 @@ impl Source {
 
 /// How a body came.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Coding {
+pub enum Coding {
+    /// As it is.
     #[default]
     Identity,
+    /// RFC 1952.
     Gzip,
     /// One that is not undone here.
     Other,
@@ -92,15 +96,18 @@ pub(super) enum Coding {
 
 /// What is kept of an answer's headers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Notes {
-    pub(super) tag: Option<Tag>,
-    pub(super) source: Source,
-    pub(super) coding: Coding,
+pub struct Notes {
+    /// The ETag, when there is one that can be read.
+    pub tag: Option<Tag>,
+    /// Who answered.
+    pub source: Source,
+    /// How the body came.
+    pub coding: Coding,
 }
 
 impl Notes {
     /// Takes what is of interest.
-    pub(super) fn take(&mut self, name: &str, value: &[u8]) {
+    pub fn take(&mut self, name: &str, value: &[u8]) {
         // Most headers are told apart by their length alone.
         match name.len() {
             4 if name.eq_ignore_ascii_case("etag") => self.tag = Tag::parse(value),
