@@ -80,7 +80,7 @@ chaos: build ## Break things and check what was promised, e.g. make chaos ARGS='
 	$(TARGET)/release/chaos $(or $(ARGS),gps)
 
 .PHONY: bench-system
-bench-system: build ## Put the whole system under its loads, about 10 minutes (ARGS=--soak: 40)
+bench-system: build ## Put the whole system under its loads, about 15 minutes (ARGS=--soak: 45)
 	scripts/bench-system.sh $(ARGS)
 
 .PHONY: clean

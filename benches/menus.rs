@@ -13,13 +13,7 @@ use menu_api::{
 /// # Panics
 /// When the generator makes nothing.
 pub fn menu_json() -> Vec<u8> {
-    let args = GenerateArgs {
-        restaurants: 1,
-        items: 60,
-        seed: 1,
-        places: None,
-        out: "-".into(),
-    };
+    let args = GenerateArgs { restaurants: 1, items: 60, seed: 1, places: None, out: "-".into() };
     let record = generate::restaurants(&args).expect("no file is read").next();
     serde_json::to_vec(&record.expect("one restaurant").menu).expect("a menu is JSON")
 }

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# The loads of the GPS path on private stores, one after the other; writes benches/RESULTS.md.
+# The loads of the GPS path and of the menus on private stores, one after the other; writes
+# benches/RESULTS.md.
 # With --soak also half an hour at 2,000/s. TRACE=FILE replays a recorded day of taxis, too.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -36,6 +37,33 @@ if [ "${1:-}" = inside ]; then
     exit $code
 fi
 
+# Restaurants in, so many nodes up, then the load.
+if [ "${1:-}" = inside-menu ]; then
+    shift
+    name=$1 nodes=$2 restaurants=$3 items=$4 && shift 4
+    file=$raw/restaurants-$restaurants-$items.jsonl
+    [ -f "$file" ] || "$bin/menu-api" generate --restaurants "$restaurants" --items "$items" --out "$file"
+    "$bin/menu-api" import "$file" || exit 1
+    urls=() pids=()
+    for node in $(seq "$nodes"); do
+        # Where there are two cores, one node has one of them to itself.
+        pin=() && [ "$nodes" = 1 ] && command -v taskset >/dev/null && pin=(taskset -c 0)
+        MENU_LISTEN=127.0.0.1:$((18100 + node)) "${pin[@]}" "$bin/menu-api" serve 2>"$raw/$name-$node.log" &
+        pids+=($!)
+        urls+=(--url "http://127.0.0.1:$((18100 + node))")
+    done
+    trap 'kill "${pids[@]}"' EXIT
+    for node in $(seq "$nodes"); do
+        until curl -sf "http://127.0.0.1:$((18100 + node))/readyz" >/dev/null; do sleep 0.1; done
+    done
+    # Menus are written down and hours looked through after an import.
+    until [ "$(psql "$MENU_DATABASE_URL" -Atc 'SELECT count(*) FROM restaurants
+        WHERE menu_document_version IS NULL OR hours_due <= now()')" = 0 ]; do sleep 0.5; done
+    export DEVSTACK_PROCESSES="service=$(IFS=,; echo "${pids[*]}");$DEVSTACK_PROCESSES"
+    "$bin/loadtest" menu "${urls[@]}" --restaurants "$restaurants" "$@" --summary "$raw/$name.json"
+    exit
+fi
+
 {
     echo "# Results of \`make bench-system\`"
     echo
@@ -68,6 +96,29 @@ run batch gps --rate 60000 --batch 100 --drivers 10000 --duration 30s --warm-up 
 run batch-at-most gps --rate 120000 --batch 100 --drivers 10000 --duration 30s --warm-up 5s --threshold 'drain_s<10'
 run sockets gps --rate 2000 --drivers 10000 --duration 60s --watchers 10000 --slow-watchers 1% \
     --threshold 'push_p99_ms<250'
+
+# Nodes, restaurants and items of each, then what loadtest is told.
+run_menu() {
+    local name=$1 && shift
+    echo "== $name: loadtest menu ${*:4}"
+    {
+        echo
+        echo "## $name"
+        echo
+        echo '```'
+        echo "$2 restaurants with $3 items, $1 menu-api, loadtest menu ${*:4}"
+    } >>"$out"
+    AUTH_ISSUER=swift-eats "$bin/devstack" exec -- "$0" inside-menu "$name" "$@" 2>"$raw/$name.log" | tee -a "$out"
+    [ "${PIPESTATUS[0]}" = 0 ] || { failed=1; echo "  FAILED" | tee -a "$out"; }
+    echo '```' >>"$out"
+}
+run_menu menu-hits 1 5000 60 --what menu --rate 10000 --duration 30s --warm-up 10s --threshold 'latency_p99_ms<5'
+run_menu menu-hits-at-most 1 5000 60 --what menu --rate 40000 --duration 20s --warm-up 10s
+run_menu menu-cold 1 5000 60 --what menu --cold --readers 1000 --rate 1000 --duration 20s --warm-up 5s --threshold 'latency_p99_ms<50'
+run_menu menu-mixed 2 5000 60 --rate 8000 --duration 135s --warm-up 10s --writes 1% --encoding gzip
+run_menu menu-lists-cold 1 50000 8 --what list --cold --rate 50 --duration 20s --warm-up 5s --threshold 'latency_p99_ms<50'
+run_menu menu-lists 1 50000 8 --what list --rate 1000 --duration 30s --warm-up 20s
+
 if [ -n "${TRACE:-}" ]; then
     run replay-600x replay --trace "$TRACE" --speed 600x --batch 100
     run replay-drivers replay --trace "$TRACE" --drivers 10000 --rate 2000 --duration 60s

@@ -32,18 +32,19 @@ fn menu_shared(c: &mut Criterion) {
         assert!(shared.fill(lease, Some(&document), TTL).await, "{id} was refused");
     };
     runtime.block_on(fill(1));
-    let mut plain = runtime
-        .block_on(client.get_multiplexed_async_connection())
-        .expect("a connection");
+    let mut plain =
+        runtime.block_on(client.get_multiplexed_async_connection()).expect("a connection");
     let value = menu_json();
     let packed = menu_api::document::encode(&value, menu_api::document::Encoding::Zstd);
 
     let mut group = c.benchmark_group("menu_shared");
     group.throughput(Throughput::Elements(1));
     group.bench_function("lookup", |b| {
-        b.iter(|| runtime.block_on(async {
-            assert!(matches!(shared.get(&key(1)).await, Answer::Here(Some(_))));
-        }));
+        b.iter(|| {
+            runtime.block_on(async {
+                assert!(matches!(shared.get(&key(1)).await, Answer::Here(Some(_))));
+            })
+        });
     });
     runtime.block_on(async {
         let _: () = redis::cmd("SET")
@@ -54,11 +55,16 @@ fn menu_shared(c: &mut Criterion) {
             .expect("SET");
     });
     group.bench_function("plain_get", |b| {
-        b.iter(|| runtime.block_on(async {
-            let value: Vec<u8> =
-                redis::cmd("GET").arg("plain").query_async(&mut plain.clone()).await.expect("GET");
-            value.len()
-        }));
+        b.iter(|| {
+            runtime.block_on(async {
+                let value: Vec<u8> = redis::cmd("GET")
+                    .arg("plain")
+                    .query_async(&mut plain.clone())
+                    .await
+                    .expect("GET");
+                value.len()
+            })
+        });
     });
     let mut id = 1;
     group.bench_function("miss_and_fill", |b| {

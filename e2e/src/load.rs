@@ -1,10 +1,10 @@
-//! `loadtest gps` as a process: its load, and its verdict on I1 to I3.
+//! `loadtest` as a process; of `loadtest gps` the load, and its verdict on I1 to I3.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitStatus, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use platform::stores::{Launch, Process, Signal};
-use serde::Deserialize;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::world::{World, tail};
 
@@ -65,8 +65,6 @@ pub(crate) struct Backlog {
 
 /// Starts the load on a port.
 pub(crate) fn start(world: &World, name: &str, port: u16, load: Load) -> anyhow::Result<Running> {
-    let log = world.log(&format!("{name}-load"));
-    let summary = world.dir().join(format!("{name}-load.json"));
     let args = [
         "gps".to_owned(),
         format!("--url=http://127.0.0.1:{port}"),
@@ -74,10 +72,21 @@ pub(crate) fn start(world: &World, name: &str, port: u16, load: Load) -> anyhow:
         format!("--drivers={}", load.drivers),
         format!("--duration={}ms", load.duration.as_millis()),
         "--grace=30s".to_owned(),
-        format!("--summary={}", summary.display()),
     ];
+    launch(world, name, args)
+}
+
+/// Starts `loadtest` with these arguments and a file for its summary.
+pub(crate) fn launch(
+    world: &World,
+    name: &str,
+    args: impl IntoIterator<Item = String>,
+) -> anyhow::Result<Running> {
+    let log = world.log(&format!("{name}-load"));
+    let summary = world.dir().join(format!("{name}-load.json"));
     let launch = Launch::new(&world.programs.loadtest)
         .args(args)
+        .args([format!("--summary={}", summary.display())])
         .envs(world.env().iter().cloned())
         .server(log.clone());
     Ok(Running { process: Process::spawn(&launch)?, summary, log })
@@ -98,12 +107,27 @@ impl Running {
 
     /// Sends no more, and answers with what its check found.
     pub(crate) async fn conclude(self) -> anyhow::Result<Verdict> {
-        self.process.signal(Signal::TERM);
+        self.stop();
         self.verdict().await
     }
 
     /// Waits for its own end.
     pub(crate) async fn verdict(self) -> anyhow::Result<Verdict> {
+        let (status, summary) = self.ended::<Summary>().await?;
+        let mut failures = summary.failures();
+        if !status.success() || !summary.passed {
+            failures.push(format!("loadtest: {status}, {}", summary.findings()));
+        }
+        Ok(Verdict { summary, failures })
+    }
+
+    /// Sends no more.
+    pub(crate) fn stop(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    /// Waits for its own end: how it ended, and its summary.
+    pub(crate) async fn ended<S: DeserializeOwned>(&self) -> anyhow::Result<(ExitStatus, S)> {
         ensure!(
             self.process.wait_for(CONCLUDE_MAX).await,
             "the load does not end:\n    {}",
@@ -113,12 +137,7 @@ impl Running {
         let text = std::fs::read(&self.summary).with_context(|| {
             format!("loadtest gave no summary ({status}):\n    {}", tail(&self.log, 10))
         })?;
-        let summary: Summary = serde_json::from_slice(&text)?;
-        let mut failures = summary.failures();
-        if !status.success() || !summary.passed {
-            failures.push(format!("loadtest: {status}, {}", summary.findings()));
-        }
-        Ok(Verdict { summary, failures })
+        Ok((status, serde_json::from_slice(&text)?))
     }
 }
 

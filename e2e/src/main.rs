@@ -3,11 +3,13 @@
 //! Everything is private to the call: stores of its own, the release binaries as processes of
 //! their own, all ended with it. The invariants I1 to I3 (every acknowledged fix stored once, no
 //! backlog left, current positions equal the newest fixes and the index of every process equals
-//! them) are checked after every round by `loadtest` and by `check.rs`. A run prints its seed;
+//! them) are checked after every round by `loadtest` and by `check.rs`; I10 (no reader of a menu is
+//! shown anything old) all the time by `loadtest` and by `menu/witness.rs`. A run prints its seed;
 //! `--seed` makes the same faults at the same moments.
 //!
 //! - `chaos gps`: kill -9 of each process again and again under load, and the other faults that
 //!   the GPS path must survive.
+//! - `chaos menu`: the same of two nodes that serve menus (I10), their stores and their links.
 //! - `chaos fuzz`: a million bad bodies at every way in.
 //! - `chaos sabotage`: builds services that break a promise each, and demands that the checks
 //!   notice every one.
@@ -19,7 +21,9 @@ mod check;
 mod fuzz;
 mod gps;
 mod load;
+mod menu;
 mod probe;
+mod proxy;
 mod report;
 mod sabotage;
 mod service;
@@ -41,6 +45,8 @@ struct Cli {
 enum Command {
     /// Kill and hinder every process of the GPS path under load
     Gps(gps::Args),
+    /// Break what two nodes with menus depend on, under load
+    Menu(menu::Args),
     /// Throw bad bodies at every way in
     Fuzz(fuzz::Args),
     /// Show that the checks notice broken promises
@@ -55,6 +61,7 @@ async fn main() -> ExitCode {
     let work = async {
         match cli.command {
             Command::Gps(args) => Box::pin(gps::run(args)).await,
+            Command::Menu(args) => Box::pin(menu::run(args)).await,
             Command::Fuzz(args) => Box::pin(fuzz::run(args)).await,
             Command::Sabotage(args) => Box::pin(sabotage::run(args)).await,
         }

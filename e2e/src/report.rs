@@ -56,11 +56,11 @@ const HEADS: [&str; 12] = [
 
 /// Prints rounds as a table, with what else is known of them below.
 pub(crate) fn print(title: &str, rounds: &[Round]) -> bool {
-    let mut rows = vec![HEADS.map(str::to_owned)];
+    let mut rows = vec![HEADS.map(str::to_owned).to_vec()];
     for round in rounds {
         let summary = round.load.as_ref().map(|load| &load.summary);
         let count = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
-        rows.push([
+        rows.push(vec![
             round.name.clone(),
             round.faults.to_string(),
             round.worst(|recovery| recovery.ready),
@@ -75,18 +75,7 @@ pub(crate) fn print(title: &str, rounds: &[Round]) -> bool {
             if round.all_failures().is_empty() { "held" } else { "FAILED" }.to_owned(),
         ]);
     }
-    let mut text = format!("\n{title}\n");
-    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
-    let widths: [usize; 12] = std::array::from_fn(width);
-    for row in &rows {
-        for (column, (cell, width)) in row.iter().zip(widths).enumerate() {
-            let _infallible = match column {
-                0 => write!(text, "  {cell:<width$}"),
-                _ => write!(text, "  {cell:>width$}"),
-            };
-        }
-        text.push('\n');
-    }
+    let mut text = format!("\n{title}\n{}", table(&rows));
     for round in rounds {
         for note in &round.notes {
             let _infallible = writeln!(text, "  {}: {note}", round.name);
@@ -97,6 +86,24 @@ pub(crate) fn print(title: &str, rounds: &[Round]) -> bool {
     }
     say(&text);
     rounds.iter().all(|round| round.all_failures().is_empty())
+}
+
+/// Rows of one length below each other, the first cell to the left.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].len()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        for (column, (cell, &width)) in row.iter().zip(&widths).enumerate() {
+            let _infallible = match column {
+                0 => write!(text, "  {cell:<width$}"),
+                _ => write!(text, "  {cell:>width$}"),
+            };
+        }
+        text.push('\n');
+    }
+    text
 }
 
 /// Writes to standard output; whoever closed it still gets the exit code.

@@ -20,6 +20,7 @@ use crate::{
     fuzz::{self, Fuzz},
     gps::destroy_groups,
     load::{self, Load, Running},
+    menu,
     report::say,
     service::Service,
     world::{Programs, World},
@@ -74,10 +75,13 @@ enum Fault {
     Nothing,
     /// Bad bodies.
     Fuzz,
+    /// None, but many menus are changed.
+    MenuWrites,
 }
 
-/// Broken promises (`logistics/src/sabotage.rs`), and the fault that shows each.
-const SABOTAGES: [(&str, Fault); 10] = [
+/// Broken promises (`logistics/src/sabotage.rs`, then `menu-api/src/sabotage.rs`), and the fault
+/// that shows each.
+const SABOTAGES: [(&str, Fault); 14] = [
     ("ack-first", Fault::KillBeforeWrite),
     ("group-at-end", Fault::GroupLost),
     ("maxlen", Fault::LongBacklog),
@@ -88,6 +92,10 @@ const SABOTAGES: [(&str, Fault); 10] = [
     ("no-resend", Fault::LiveForgets),
     ("no-ack", Fault::Nothing),
     ("panic", Fault::Fuzz),
+    ("set-after-del", Fault::MenuWrites),
+    ("no-lease", Fault::MenuWrites),
+    ("no-version", Fault::MenuWrites),
+    ("no-invalidation", Fault::MenuWrites),
 ];
 
 /// What one round showed.
@@ -103,7 +111,8 @@ struct Outcome {
 pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let seed = args.seed.unwrap_or_else(rand::random);
     say(&format!("chaos sabotage --seed {seed}"));
-    let programs = Programs { logistics: build()?, ..Programs::find()? };
+    let [logistics, menu_node] = build()?;
+    let programs = Programs { logistics, ..Programs::find()? };
     let wanted = |name: &str| args.only.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let rounds = SABOTAGES
         .into_iter()
@@ -111,10 +120,17 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
         .flat_map(|(name, fault)| [(name, fault, true), (name, fault, false)]);
     let outcomes: Vec<Outcome> = stream::iter(rounds)
         .map(|(sabotage, fault, broken)| {
-            let programs = programs.clone();
+            let (programs, menu_node) = (programs.clone(), menu_node.clone());
             async move {
                 let started = Instant::now();
-                let round = Box::pin(round(programs, sabotage, fault, broken, seed));
+                let round = async {
+                    if fault == Fault::MenuWrites {
+                        let name = if broken { sabotage } else { "" };
+                        let round = menu::sabotage::round(programs, menu_node, name, seed);
+                        return Box::pin(round).await;
+                    }
+                    Box::pin(round(programs, sabotage, fault, broken, seed)).await
+                };
                 let ran = tokio::time::timeout(ROUND_MAX, round).await;
                 let failures = ran.context("the round is not over in time").flatten();
                 let outcome =
@@ -156,22 +172,24 @@ fn first_line(text: &str) -> String {
     lines.join(" | ").chars().take(240).collect()
 }
 
-/// Builds `sabotaged` beside this program. It shares the compiled dependencies of the ordinary
-/// build and replaces none of its programs.
-fn build() -> anyhow::Result<PathBuf> {
+/// Builds services that break promises beside this program. They share the compiled dependencies of
+/// the ordinary build and replace none of its programs.
+fn build() -> anyhow::Result<[PathBuf; 2]> {
+    const NAMES: [&str; 2] = ["sabotaged", "sabotaged-menu"];
     let own = std::env::current_exe()?;
     let dir = own.parent().context("a program is in a folder")?;
     let target = dir.parent().context("the folder of a build is in the target folder")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["build", "--workspace", "--locked", "--quiet", "--bin", "sabotaged"]);
+    command.args(["build", "--workspace", "--locked", "--quiet"]);
+    command.args(NAMES.iter().flat_map(|name| ["--bin", name]));
     command.args(["--features", "e2e/sabotage", "--target-dir"]).arg(target);
     if dir.ends_with("release") {
         command.arg("--release");
     }
     eprintln!("building …");
-    ensure!(command.status().context("cargo")?.success(), "the sabotaged service does not build");
-    Ok(dir.join("sabotaged"))
+    ensure!(command.status().context("cargo")?.success(), "the sabotaged services do not build");
+    Ok(NAMES.map(|name| dir.join(name)))
 }
 
 /// One fault, done to a service that breaks a promise or keeps all; what the checks found.
@@ -276,7 +294,7 @@ impl Fault {
             Self::LiveForgets => {
                 redis::cmd("FLUSHALL").query_async::<()>(&mut world.live().await?).await?;
             }
-            Self::Nothing | Self::Fuzz => {}
+            Self::Nothing | Self::Fuzz | Self::MenuWrites => {}
         }
         load.conclude().await
     }

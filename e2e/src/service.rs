@@ -1,7 +1,7 @@
-//! A logistics process: started, asked, hindered, killed.
+//! A process of a service: started, asked, hindered, killed.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitStatus,
     time::{Duration, Instant},
 };
@@ -39,8 +39,19 @@ impl Service {
         name: &str,
         role: &'static str,
     ) -> anyhow::Result<Self> {
-        let (log, env) = (world.log(name), world.env().to_vec());
-        let (program, port) = (world.programs.logistics.clone(), free_port()?);
+        Self::start_program(world, &world.programs.logistics, name, role, &[]).await
+    }
+
+    /// The same with another program, whose `settings` win over those of the world.
+    pub(crate) async fn start_program(
+        world: &World,
+        program: &Path,
+        name: &str,
+        role: &'static str,
+        settings: &[(&'static str, String)],
+    ) -> anyhow::Result<Self> {
+        let (log, env) = (world.log(name), [world.env(), settings].concat());
+        let (program, port) = (program.to_owned(), free_port()?);
         let process = spawn(&program, role, port, &env, log.clone())?;
         let service = Self { port, name: name.to_owned(), role, program, env, log, process };
         service.until_ready().await?;

@@ -26,6 +26,7 @@ const PROBES_FROM: i64 = 1_000_000;
 #[derive(Clone, Debug)]
 pub(crate) struct Programs {
     pub(crate) logistics: PathBuf,
+    pub(crate) menu_api: PathBuf,
     pub(crate) loadtest: PathBuf,
 }
 
@@ -39,7 +40,11 @@ impl Programs {
             ensure!(path.is_file(), "{} is missing: `make chaos` builds it", path.display());
             Ok(path)
         };
-        Ok(Self { logistics: find("logistics")?, loadtest: find("loadtest")? })
+        Ok(Self {
+            logistics: find("logistics")?,
+            menu_api: find("menu-api")?,
+            loadtest: find("loadtest")?,
+        })
     }
 }
 
@@ -93,6 +98,11 @@ impl World {
     /// A new connection to the `live` Redis.
     pub(crate) async fn live(&self) -> anyhow::Result<MultiplexedConnection> {
         connect(&self.stack.live).await
+    }
+
+    /// A new connection to the `cache` Redis.
+    pub(crate) async fn cache(&self) -> anyhow::Result<MultiplexedConnection> {
+        connect(&self.stack.cache).await
     }
 
     /// Copies all logs of processes to where they outlive this run.

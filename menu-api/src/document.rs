@@ -27,8 +27,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Self; 4] =
-        [Self::Restaurant, Self::Menu, Self::Status, Self::MenuWithStatus];
+    pub const ALL: [Self; 4] = [Self::Restaurant, Self::Menu, Self::Status, Self::MenuWithStatus];
 
     /// In keys and metrics.
     pub const fn name(self) -> &'static str {
@@ -227,12 +226,7 @@ pub struct Body {
 impl Body {
     /// A body that is not compressed yet.
     pub fn new(identity: Bytes) -> Self {
-        Self {
-            identity,
-            gzip: OnceLock::new(),
-            brotli: OnceLock::new(),
-            zstd: OnceLock::new(),
-        }
+        Self { identity, gzip: OnceLock::new(), brotli: OnceLock::new(), zstd: OnceLock::new() }
     }
 
     /// One that came compressed.

@@ -105,11 +105,7 @@ pub async fn run(
     let sweeper = Arc::new(sweeper);
     let node_name = node.name().to_owned();
     tasks.spawn(coherence::delete_announced(db.clone(), announced));
-    tasks.spawn(node.run(
-        Arc::clone(&sweeper),
-        health.dependency("cache"),
-        stop_work.clone(),
-    ));
+    tasks.spawn(node.run(Arc::clone(&sweeper), health.dependency("cache"), stop_work.clone()));
     tasks.spawn({
         let (sweeper, stop) = (Arc::clone(&sweeper), stop_work.clone());
         async move { sweeper.run(stop).await }

@@ -368,12 +368,7 @@ impl Memory {
 const REFRESH_AHEAD: f64 = 0.1;
 
 impl Shard {
-    fn raise_floor(
-        &mut self,
-        restaurant: RestaurantId,
-        kind: Kind,
-        version: i64,
-    ) -> &mut Floor {
+    fn raise_floor(&mut self, restaurant: RestaurantId, kind: Kind, version: i64) -> &mut Floor {
         let now = Instant::now();
         if self.floors.len() >= FLOORS_PRUNE {
             let before = self.floors.len();

@@ -193,7 +193,8 @@ impl NewMenu {
         for (c, category) in self.categories.iter().enumerate() {
             let place = format!("categories[{c}]");
             category.check().map_err(|error| error.inside(&place))?;
-            categories.extend(category.category_id.map(|id| (id.get(), format!("{place}.category_id"))));
+            categories
+                .extend(category.category_id.map(|id| (id.get(), format!("{place}.category_id"))));
             for (i, item) in category.items.iter().enumerate() {
                 let place = format!("{place}.items[{i}]");
                 item.check().map_err(|error| error.inside(&place))?;
@@ -263,7 +264,10 @@ impl Options {
             return Err(Invalid::new("choices", "must be 1 to 50"));
         }
         if self.max == 0 || self.min > self.max || usize::from(self.min) > self.choices.len() {
-            return Err(Invalid::new("max", "must be at least 1 and min, and min must be possible"));
+            return Err(Invalid::new(
+                "max",
+                "must be at least 1 and min, and min must be possible",
+            ));
         }
         for (n, choice) in self.choices.iter().enumerate() {
             let place = format!("choices[{n}]");

@@ -13,6 +13,7 @@ use std::{
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use contracts::ids::RestaurantId;
+use platform::breaker::{Breaker, Settings};
 use sqlx::PgPool;
 use tokio::{
     sync::Semaphore,
@@ -126,6 +127,8 @@ pub struct Reader(Arc<Inner>);
 struct Inner {
     parts: Parts,
     permits: Semaphore,
+    /// Opens while PostgreSQL is away: then an old copy, or 503, comes at once.
+    database: Breaker,
 }
 
 /// What to fetch.
@@ -139,7 +142,15 @@ impl Reader {
     /// A reader.
     pub fn new(parts: Parts) -> Self {
         let permits = Semaphore::new(parts.database_reads);
-        Self(Arc::new(Inner { parts, permits }))
+        let settings = Settings {
+            window: Duration::from_secs(2),
+            failures_min: 3,
+            failure_share: 0.5,
+            open_for: Duration::from_millis(250),
+            open_max: Duration::from_secs(1),
+        };
+        let database = Breaker::new(settings, rand::random(), Instant::now());
+        Self(Arc::new(Inner { parts, permits, database }))
     }
 
     /// A document of a restaurant.
@@ -167,7 +178,8 @@ impl Reader {
         restaurant: RestaurantId,
         version: i64,
     ) -> Result<Option<Bytes>, ReadError> {
-        let found = self.0.query(store::menus::old_menu(&self.0.parts.db, restaurant, version)).await?;
+        let found =
+            self.0.query(store::menus::old_menu(&self.0.parts.db, restaurant, version)).await?;
         Ok(found)
     }
 
@@ -263,10 +275,7 @@ impl Inner {
     }
 
     /// What the shared cache has, or the right to fill it if that was to be had.
-    async fn ask_shared(
-        &self,
-        key: &Key,
-    ) -> Result<Option<Document>, Option<FillLease>> {
+    async fn ask_shared(&self, key: &Key) -> Result<Option<Document>, Option<FillLease>> {
         let begun = Instant::now();
         let mut pause = BUSY_FIRST;
         loop {
@@ -329,8 +338,7 @@ impl Inner {
             return;
         }
         stats.helped.add();
-        let change =
-            Change { restaurant, version: unannounced.version, parts: unannounced.parts };
+        let change = Change { restaurant, version: unannounced.version, parts: unannounced.parts };
         if let Outcome::Everywhere(_) = announcer.announce(Order::Changed(change)).await {
             unannounced.ids.iter().for_each(|id| sweeper.announced(*id));
         }
@@ -346,21 +354,25 @@ impl Inner {
             metrics::counter!("menu_database_busy_total").increment(1);
             return Err(ReadError);
         };
+        let call = self.database.try_acquire(Instant::now()).map_err(|_| ReadError)?;
         match timeout(QUERY_MAX, query).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(answer)) => {
+                call.success(Instant::now());
+                return Ok(answer);
+            }
             Ok(Err(error)) if platform::postgres::is_unavailable(&error) => {
                 tracing::debug!(%error, "the database is away");
-                Err(ReadError)
             }
             Ok(Err(error)) => {
+                // It answers; what it was asked is our mistake.
+                call.success(Instant::now());
                 tracing::error!(%error, "a query failed");
-                Err(ReadError)
+                return Err(ReadError);
             }
-            Err(_) => {
-                tracing::warn!("a query took too long");
-                Err(ReadError)
-            }
+            Err(_) => tracing::warn!("a query took too long"),
         }
+        call.failure(Instant::now());
+        Err(ReadError)
     }
 }
 

@@ -22,7 +22,9 @@ pub const URL_MAX: usize = 500;
 pub const AMOUNT_MAX: i64 = 1_000_000_000_000;
 
 /// What is cooked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema,
+)]
 #[serde(rename_all = "lowercase")]
 #[allow(missing_docs)]
 pub enum Cuisine {
@@ -204,8 +206,8 @@ impl Profile {
             line("phone", phone, 1)?;
         }
         text("description", &self.description)?;
-        let distinct = (1..self.cuisines.len())
-            .all(|at| !self.cuisines[..at].contains(&self.cuisines[at]));
+        let distinct =
+            (1..self.cuisines.len()).all(|at| !self.cuisines[..at].contains(&self.cuisines[at]));
         if self.cuisines.is_empty() || !distinct {
             return Err(Invalid::new("cuisines", "must name one to nine different cuisines"));
         }
@@ -237,7 +239,9 @@ impl Profile {
 pub(crate) fn line(field: &'static str, value: &str, min: usize) -> Result<(), Invalid> {
     let length = value.chars().count();
     if length > LINE_MAX || length < min || value.chars().any(char::is_control) {
-        let message = if min == 0 { "must be a line of up to 200 characters" } else {
+        let message = if min == 0 {
+            "must be a line of up to 200 characters"
+        } else {
             "must be a line of 1 to 200 characters"
         };
         return Err(Invalid::new(field, message));
@@ -259,7 +263,9 @@ pub(crate) fn text(field: &'static str, value: &str) -> Result<(), Invalid> {
 /// A picture's address: clients load it, so nothing but `https` is passed on.
 pub(crate) fn url(value: &str) -> Result<(), &'static str> {
     let fits = value.len() <= URL_MAX
-        && value.strip_prefix("https://").is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
+        && value
+            .strip_prefix("https://")
+            .is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/'))
         && value.bytes().all(|byte| byte.is_ascii_graphic() && !b"\"<>\\^`{|}".contains(&byte));
     if fits { Ok(()) } else { Err("must be an https:// address of at most 500 bytes") }
 }

@@ -127,21 +127,14 @@ impl Shared {
     }
 
     /// Stores what was read under the lease; false when that is old by now, or Redis is away.
-    pub async fn fill(
-        &self,
-        lease: FillLease,
-        document: Option<&Document>,
-        ttl: Duration,
-    ) -> bool {
+    pub async fn fill(&self, lease: FillLease, document: Option<&Document>, ttl: Duration) -> bool {
         #[cfg(feature = "sabotage")]
         crate::sabotage::slow_reader().await;
         let value = write(document, ttl.mul_f64(REFRESH_AHEAD));
         let ttl_ms = (ttl.as_millis() as u64).max(1);
         let mut redis = self.redis.clone();
         #[cfg(feature = "sabotage")]
-        if let Some(stored) =
-            crate::sabotage::fill(&mut redis, &lease.key, &value, ttl_ms).await
-        {
+        if let Some(stored) = crate::sabotage::fill(&mut redis, &lease.key, &value, ttl_ms).await {
             return stored;
         }
         let mut call = self.fill.prepare_invoke();

@@ -64,8 +64,10 @@ pub struct Answer {
 /// How a write ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
-    /// It made this version.
+    /// It made this version, and every reader sees it.
     Made(i64),
+    /// It made this version; the service says that some readers may see it later.
+    MadeForLater(i64),
     /// It was refused for what it is (4xx) and has changed nothing.
     Refused,
     /// Nobody knows whether it has changed anything.
@@ -243,7 +245,7 @@ impl Checker {
                 written.begun -= 1;
                 return;
             }
-            End::Made(version) => version,
+            End::Made(version) | End::MadeForLater(version) => version,
         };
         let write = written.open.swap_remove(at);
         let ceiling = written.ceiling();
@@ -267,7 +269,8 @@ impl Checker {
                 format!("writes of {change} and of {other} both made {version}")
             });
         }
-        for document in documents {
+        // What is to be seen later is no floor until somebody has seen it.
+        for document in documents.iter().filter(|_| matches!(end, End::Made(_))) {
             let seen = self.seen(restaurant, *document);
             seen.floor = seen.floor.max(version);
         }

@@ -125,7 +125,7 @@ impl Engine {
                 self.judge.borrow_mut().checker.write_ends(id, end, now_us);
                 let mut operators = self.operators.borrow_mut();
                 operators.done(operator);
-                if matches!(end, End::Made(_)) {
+                if matches!(end, End::Made(_) | End::MadeForLater(_)) {
                     let restaurant = operators.restaurant(operator);
                     self.chooser.borrow_mut().follow(restaurant, &change, Some(node));
                 }
@@ -175,7 +175,10 @@ impl Engine {
             Ok(answer) if answer.restaurant_id != checker.id(restaurant) => {
                 format!("it is of restaurant {}", answer.restaurant_id)
             }
-            Ok(answer) if answer.success => return End::Made(answer.version),
+            Ok(answer) if answer.success && answer.everywhere => {
+                return End::Made(answer.version);
+            }
+            Ok(answer) if answer.success => return End::MadeForLater(answer.version),
             Ok(_) => "a 200 without success".to_owned(),
             Err(error) => error.to_string(),
         };

@@ -23,13 +23,7 @@ impl Requests {
     }
 
     /// Appends a request for a document, on condition that it is not `tag` any more.
-    pub fn document(
-        &self,
-        out: &mut Vec<u8>,
-        id: i64,
-        document: Document,
-        tag: Option<Tag>,
-    ) {
+    pub fn document(&self, out: &mut Vec<u8>, id: i64, document: Document, tag: Option<Tag>) {
         out.extend_from_slice(&self.front);
         let _infallible = write!(out, "/{id}");
         out.extend_from_slice(document.suffix().as_bytes());
@@ -67,8 +61,7 @@ pub enum Source {
 
 impl Source {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::Hit, Self::Shared, Self::Miss, Self::Stale, Self::Unnamed];
+    pub const ALL: [Self; 5] = [Self::Hit, Self::Shared, Self::Miss, Self::Stale, Self::Unnamed];
 
     /// As in `x-cache`.
     pub const fn name(self) -> &'static str {

@@ -178,6 +178,13 @@ pub struct Answer {
     pub restaurant_id: i64,
     /// The version that it made.
     pub version: i64,
+    /// Every reader sees it; other services than ours may not say, and then it is so.
+    #[serde(default = "yes")]
+    pub everywhere: bool,
+}
+
+const fn yes() -> bool {
+    true
 }
 
 #[cfg(test)]

@@ -27,6 +27,9 @@ const ORDERS_MAX: usize = 256;
 const WAITING_MAX: usize = 4_096;
 /// Announcements whose acknowledgements are waited for at a time.
 const UNDER_WAY_MAX: usize = 64;
+/// Redis gets so many leases of time to take an announcement: a slow Redis, or a busy machine, must
+/// not make a write answer before the others know.
+const PUBLISH_LEASES: u32 = 3;
 /// Added to what Redis says a lease has left: clocks do not run alike.
 const DRIFT: Duration = Duration::from_millis(20);
 
@@ -140,8 +143,10 @@ impl Acks {
                 .map(|(_, until)| *until)
                 .min();
             let Some(next) = next else {
-                let report =
-                    |(node, _): &(String, Instant)| NodeReport { dropped: dropped(node), node: node.clone() };
+                let report = |(node, _): &(String, Instant)| NodeReport {
+                    dropped: dropped(node),
+                    node: node.clone(),
+                };
                 let reports = nodes.iter().map(report).collect();
                 self.said.lock().remove(number);
                 return reports;
@@ -199,7 +204,13 @@ impl Work {
             requests.iter().for_each(|request| announcement.add(&request.order));
             metrics::counter!("menu_announcements_total").increment(1);
             let begun = Instant::now();
-            let published = match timeout(self.lease, self.publish(&announcement)).await {
+            // Whoever has lost its own lease knows that Redis is away, and does not wait for it.
+            let patience = if self.memory.is_valid(begun) {
+                self.lease * PUBLISH_LEASES
+            } else {
+                self.lease / 4
+            };
+            let published = match timeout(patience, self.publish(&announcement)).await {
                 Ok(Ok(published)) => Some(published),
                 Ok(Err(error)) => {
                     tracing::debug!(%error, "changes could not be announced");

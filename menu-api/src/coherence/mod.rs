@@ -33,13 +33,13 @@ mod sweep;
 
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::node::random;
 pub use self::{
     announce::{Announcer, NodeReport, Order, Outcome},
     node::Node,
     scripts::Names,
     sweep::{Sweeper, delete as delete_announced},
 };
-pub(crate) use self::node::random;
 use crate::{
     document::{Kind, Parts},
     memory::{Change, Memory},

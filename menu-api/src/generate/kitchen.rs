@@ -2,7 +2,10 @@
 
 use std::sync::LazyLock;
 
-use rand::{Rng, seq::{IndexedRandom as _, SliceRandom as _}};
+use rand::{
+    Rng,
+    seq::{IndexedRandom as _, SliceRandom as _},
+};
 
 use crate::{
     menu::{Allergen, Choice, Diet, NewCategory, NewItem, NewMenu, Options},
@@ -244,17 +247,18 @@ fn extra(kind: &str) -> Vec<Options> {
     let (name, min, max, choices): (_, _, _, &[(&str, i64)]) = match kind {
         "size" => ("Size", 1, 1, &[("Regular", 0), ("Large", 150)]),
         "spice" => ("Spice level", 1, 1, &[("Mild", 0), ("Medium", 0), ("Hot", 0)]),
-        "toppings" => {
-            ("Extras", 0, 3, &[("Cheese", 150), ("Avocado", 250), ("Mushrooms", 150), ("Chili", 50)])
-        }
+        "toppings" => (
+            "Extras",
+            0,
+            3,
+            &[("Cheese", 150), ("Avocado", 250), ("Mushrooms", 150), ("Chili", 50)],
+        ),
         "protein" => ("Add", 0, 1, &[("Chicken", 450), ("Prawns", 600), ("Tofu", 300)]),
         "milk" => ("Milk", 1, 1, &[("Whole", 0), ("Oat", 75), ("Almond", 75)]),
         _ => return Vec::new(),
     };
-    let choices = choices
-        .iter()
-        .map(|&(name, price)| Choice { name: name.into(), price })
-        .collect();
+    let choices =
+        choices.iter().map(|&(name, price)| Choice { name: name.into(), price }).collect();
     vec![Options { name: name.into(), min, max, choices }]
 }
 

@@ -114,7 +114,8 @@ pub fn restaurants(args: &GenerateArgs) -> anyhow::Result<impl Iterator<Item = R
     let places = args.places.as_deref().map(Places::read).transpose()?;
     let currency = Currency::parse("USD")?;
     let GenerateArgs { restaurants, items, seed, .. } = *args;
-    Ok((1..=restaurants).map(move |number| restaurant(seed, number, items, places.as_ref(), currency)))
+    Ok((1..=restaurants)
+        .map(move |number| restaurant(seed, number, items, places.as_ref(), currency)))
 }
 
 fn restaurant(
@@ -139,8 +140,7 @@ fn restaurant(
     let photos = rng.random_range(0..=2);
     // Every fourth American kitchen is a diner.
     let is_diner = cuisine == Cuisine::American && number.is_multiple_of(4);
-    let tables: &[&str] =
-        if is_diner || cuisine == Cuisine::Other { &MORNINGS } else { &MEALS };
+    let tables: &[&str] = if is_diner || cuisine == Cuisine::Other { &MORNINGS } else { &MEALS };
     let status = match rng.random_range(0..100) {
         0..90 => Status::Open,
         90..95 => Status::Busy,

@@ -57,11 +57,13 @@ fn the_same_seed_makes_the_same_bytes() {
 #[test]
 fn kinds_of_restaurants_vary() {
     let all: Vec<Record> = restaurants(&args(1_000, 3, 1)).unwrap().collect();
-    let count = |what: &dyn Fn(&Record) -> String| {
-        all.iter().map(what).collect::<HashSet<_>>().len()
-    };
+    let count =
+        |what: &dyn Fn(&Record) -> String| all.iter().map(what).collect::<HashSet<_>>().len();
     assert_eq!(count(&|record| format!("{:?}", record.restaurant.cuisines[0])), 9);
-    assert_eq!(count(&|record| record.restaurant.opening_hours.clone()), MEALS.len() + MORNINGS.len());
+    assert_eq!(
+        count(&|record| record.restaurant.opening_hours.clone()),
+        MEALS.len() + MORNINGS.len()
+    );
     assert_eq!(count(&|record| record.restaurant.price_level.to_string()), 4);
     assert!(count(&|record| record.restaurant.name.clone()) > 500);
     let open = all.iter().filter(|record| record.status == Some(Status::Open)).count();
@@ -77,8 +79,7 @@ fn places_come_from_the_file() {
                 2,94109,37.78509,-122.42067,parking,0\n";
     std::fs::write(&path, text).unwrap();
     let args = GenerateArgs { places: Some(path.clone()), ..args(3, 5, 1) };
-    let all: Vec<Profile> =
-        restaurants(&args).unwrap().map(|record| record.restaurant).collect();
+    let all: Vec<Profile> = restaurants(&args).unwrap().map(|record| record.restaurant).collect();
     let place = |n: usize| (all[n].latitude, all[n].longitude, &*all[n].postal_code);
     assert_eq!(place(0), (37.782179, -122.486289, "94121"));
     assert_eq!((&*all[0].cuisines, all[0].price_level), (&[Cuisine::Chinese][..], 1));
@@ -90,7 +91,10 @@ fn places_come_from_the_file() {
 
     for (text, message) in [
         ("id,postal_code,latitude,longitude,categories,price_level\n", "has no places"),
-        ("id,postal_code,latitude,longitude,categories,price_level\n1,9,north,0,x,1\n", "places.csv"),
+        (
+            "id,postal_code,latitude,longitude,categories,price_level\n1,9,north,0,x,1\n",
+            "places.csv",
+        ),
     ] {
         std::fs::write(&path, text).unwrap();
         let error = restaurants(&args).err().unwrap();

@@ -39,10 +39,7 @@ pub(super) const ACCESS: &[Row] = &[
 ];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(invalidate))
-        .routes(routes!(stats))
-        .routes(routes!(audit))
+    OpenApiRouter::new().routes(routes!(invalidate)).routes(routes!(stats)).routes(routes!(audit))
 }
 
 /// What other nodes say about themselves, in the shared cache.

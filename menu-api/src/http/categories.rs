@@ -61,8 +61,8 @@ async fn add(
     Path(restaurant): Path<RestaurantId>,
     JsonMax(category): JsonMax<NewCategory, CATEGORY_MAX_BYTES>,
 ) -> Result<Response, Problem> {
-    let named = category.category_id.is_some()
-        || category.items.iter().any(|item| item.item_id.is_some());
+    let named =
+        category.category_id.is_some() || category.items.iter().any(|item| item.item_id.is_some());
     if named {
         return Err(Problem::unprocessable()
             .field("category_id", "a category and items that are added have no id yet"));

@@ -22,9 +22,7 @@ use crate::{
     invalid::Invalid,
     publish::Write,
     restaurant::{Cuisine, LINE_MAX, Profile, Restaurant, Status},
-    store::list::{
-        Filter, Near, PAGE_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Page, words,
-    },
+    store::list::{Filter, Near, PAGE_MAX, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX, Page, words},
 };
 
 pub(super) const ACCESS: &[Row] = &[

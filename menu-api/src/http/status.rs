@@ -96,8 +96,9 @@ async fn set(
     Json(new): Json<NewStatus>,
 ) -> Result<Json<StatusWritten>, Problem> {
     if new.current_capacity.is_some_and(|capacity| !(0..=CAPACITY_MAX).contains(&capacity)) {
-        return Err(Problem::unprocessable()
-            .field("current_capacity", "must be between 0 and 100000"));
+        return Err(
+            Problem::unprocessable().field("current_capacity", "must be between 0 and 100000")
+        );
     }
     let write = Write::Status(new.status, new.current_capacity);
     let made = app.publisher.publish(caller, restaurant, write).await?;

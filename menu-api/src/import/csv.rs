@@ -18,17 +18,51 @@ use crate::{
 
 /// Columns of a restaurant, but for its `external_id`.
 const OF_RESTAURANT: [&str; 19] = [
-    "name", "description", "cuisines", "price_level", "address", "city", "postal_code", "country",
-    "latitude", "longitude", "time_zone", "opening_hours", "phone", "photos", "currency",
-    "delivery_fee", "minimum_order", "tax_basis_points", "status",
+    "name",
+    "description",
+    "cuisines",
+    "price_level",
+    "address",
+    "city",
+    "postal_code",
+    "country",
+    "latitude",
+    "longitude",
+    "time_zone",
+    "opening_hours",
+    "phone",
+    "photos",
+    "currency",
+    "delivery_fee",
+    "minimum_order",
+    "tax_basis_points",
+    "status",
 ];
 const OF_ITEM: [&str; 11] = [
-    "category", "category_description", "item", "item_description", "price", "photo", "allergens",
-    "dietary", "preparation_minutes", "available", "in_stock",
+    "category",
+    "category_description",
+    "item",
+    "item_description",
+    "price",
+    "photo",
+    "allergens",
+    "dietary",
+    "preparation_minutes",
+    "available",
+    "in_stock",
 ];
 const NEEDED: [&str; 11] = [
-    "external_id", "name", "cuisines", "address", "city", "country", "latitude", "longitude",
-    "time_zone", "opening_hours", "currency",
+    "external_id",
+    "name",
+    "cuisines",
+    "address",
+    "city",
+    "country",
+    "latitude",
+    "longitude",
+    "time_zone",
+    "opening_hours",
+    "currency",
 ];
 
 pub(super) fn read(input: impl Read, sink: &mut Sink) {
@@ -65,7 +99,10 @@ pub(super) fn read(input: impl Read, sink: &mut Sink) {
         let row = Row { header, record: &record, line };
         let id = row.text("external_id").unwrap_or_default();
         let same = group.as_ref().is_some_and(|group| id.is_empty() || group.external_id == id);
-        if !same && let Some(done) = group.replace(Group::new(line, id)) && !done.put(header, sink) {
+        if !same
+            && let Some(done) = group.replace(Group::new(line, id))
+            && !done.put(header, sink)
+        {
             return;
         }
         if let Some(group) = &mut group {
@@ -134,9 +171,8 @@ impl Row<'_> {
 
     fn parsed<T: FromStr>(&self, column: &str, kind: &str) -> Result<T, Invalid> {
         let text = self.text(column)?;
-        text.parse().map_err(|_| {
-            Invalid::new(column.to_owned(), format!("must be {kind}, not \"{text}\""))
-        })
+        text.parse()
+            .map_err(|_| Invalid::new(column.to_owned(), format!("must be {kind}, not \"{text}\"")))
     }
 
     fn parsed_or<T: FromStr>(&self, column: &str, kind: &str, absent: T) -> Result<T, Invalid> {

@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn the_same_menu_is_no_change() {
-        let menu = menu(&[("Soups", &[("Miso", 300), ("Miso", 400)]), ("Soups", &[]), ("Tea", &[])]);
+        let menu =
+            menu(&[("Soups", &[("Miso", 300), ("Miso", 400)]), ("Soups", &[]), ("Tea", &[])]);
         assert!(MenuChange::between(&stored(&menu), &menu).is_empty());
     }
 
@@ -165,11 +166,10 @@ mod tests {
         assert_eq!(change.gone_categories, [2]);
         let new: Vec<_> =
             change.new_items.iter().map(|(place, at, item)| (*place, *at, &*item.name)).collect();
-        assert_eq!(new, [
-            (Place::Stored(1), 2, "Soba"),
-            (Place::New(1), 0, "Fish"),
-            (Place::New(1), 1, "Cake"),
-        ]);
+        assert_eq!(
+            new,
+            [(Place::Stored(1), 2, "Soba"), (Place::New(1), 0, "Fish"), (Place::New(1), 1, "Cake"),]
+        );
         let changed: Vec<_> =
             change.changed_items.iter().map(|(id, at, item)| (*id, *at, item.price)).collect();
         assert_eq!(changed, [(10, 0, 350)]);

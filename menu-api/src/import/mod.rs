@@ -74,7 +74,10 @@ use self::{
     read::{Described, Found, Sink},
     write::write,
 };
-use crate::{menu::NewMenu, restaurant::{Profile, Status}};
+use crate::{
+    menu::NewMenu,
+    restaurant::{Profile, Status},
+};
 
 /// Restaurants of one transaction.
 const BATCH: usize = 100;
@@ -207,9 +210,9 @@ pub async fn import(db: &PgPool, args: &ImportArgs) -> anyhow::Result<Report> {
         if batch.is_empty() {
             break;
         }
-        write_all(db, &batch, &mut report).await.with_context(|| {
-            format!("the database cannot be written to; until then: {report}")
-        })?;
+        write_all(db, &batch, &mut report)
+            .await
+            .with_context(|| format!("the database cannot be written to; until then: {report}"))?;
     }
     reader.await.context("the file's reader broke down")?;
     bar.finish_and_clear();

@@ -114,7 +114,9 @@ impl Described {
         };
         let hours = profile.check().map_err(|invalid| failure("restaurant", invalid))?;
         if let Some(menu) = &menu {
-            menu.check().and_then(|()| without_ids(menu)).map_err(|error| failure("menu", error))?;
+            menu.check()
+                .and_then(|()| without_ids(menu))
+                .map_err(|error| failure("menu", error))?;
         }
         let cell = LatLng::new(profile.latitude, profile.longitude)
             .map_err(|_| failure("restaurant", Invalid::new("latitude", "is not a position")))?
@@ -124,7 +126,11 @@ impl Described {
     }
 
     pub(super) fn items(&self) -> usize {
-        self.menu.iter().flat_map(|menu| &menu.categories).map(|category| category.items.len()).sum()
+        self.menu
+            .iter()
+            .flat_map(|menu| &menu.categories)
+            .map(|category| category.items.len())
+            .sum()
     }
 
     pub(super) fn failure(&self, field: &str, message: &str) -> Failure {

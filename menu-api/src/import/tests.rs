@@ -174,7 +174,9 @@ async fn again_changes_nothing(db: PgPool) {
         }
         assert_eq!(stored["status"], serde_json::to_value(record.status).unwrap());
         let menu = record.menu.as_ref().unwrap();
-        for (stored, category) in stored["categories"].as_array().unwrap().iter().zip(&menu.categories) {
+        for (stored, category) in
+            stored["categories"].as_array().unwrap().iter().zip(&menu.categories)
+        {
             assert_eq!(stored["items"].as_array().unwrap().len(), category.items.len());
             for (stored, item) in stored["items"].as_array().unwrap().iter().zip(&category.items) {
                 let item = serde_json::to_value(item).unwrap();
@@ -219,7 +221,8 @@ async fn only_what_changed_gets_a_version(db: PgPool) {
 
     // Its name: another item. The category of tea goes, one of rice comes, with its first item.
     file["menu"]["categories"][0]["items"][1]["name"] = json!("Noodle Soup");
-    file["menu"]["categories"][1] = json!({"name": "Rice", "items": [{"name": "Fried", "price": 1}]});
+    file["menu"]["categories"][1] =
+        json!({"name": "Rice", "items": [{"name": "Fried", "price": 1}]});
     import(&file).await;
     assert_eq!(versions(&db, "sf-17").await, [3, 1, 3, 1]);
     let stored = contents(&db).await.remove(0);
@@ -369,18 +372,51 @@ async fn what_is_wrong_in_json_is_said_with_its_line(db: PgPool) {
         ("{".into(), "line 2: is not JSON: EOF while parsing an object (line 2, column 2)"),
         ("nonsense".into(), "line 2: is not JSON: expected ident (line 2, column 2)"),
         ("{}".into(), "line 2: missing field `restaurant`"),
-        (with("/restaurant/cuisines/1", json!("martian")), "line 2, bad: restaurant.cuisines[1]: unknown variant `martian`, expected one of"),
-        (with("/restaurant/price_level", json!(9)), "line 2, bad: restaurant.price_level: must be between 1 and 4"),
-        (with("/restaurant/opening_hours", json!("9am-5pm")), "line 2, bad: restaurant.opening_hours: is not understood from \"9am-5pm\" on"),
-        (with("/menu/categories/0/items/1/price", json!(-1)), "line 2, bad: menu.categories[0].items[1].price: must be between 0 and"),
-        (with("/menu/categories/0/items/1/price", json!("9")), "line 2, bad: menu.categories[0].items[1].price: invalid type: string"),
-        (with("/menu/categories/0/items/1", json!({"name": "a", "price": 1, "cost": 2})), "line 2, bad: menu.categories[0].items[1].cost: unknown field `cost`"),
-        (with("/menu/categories/0/items/1", json!({"item_id": 7, "name": "a", "price": 1})), "line 2, bad: menu.categories[0].items[1].item_id: cannot be given"),
-        (with("/menu/categories/1", json!({"category_id": 7, "name": "a"})), "line 2, bad: menu.categories[1].category_id: cannot be given"),
+        (
+            with("/restaurant/cuisines/1", json!("martian")),
+            "line 2, bad: restaurant.cuisines[1]: unknown variant `martian`, expected one of",
+        ),
+        (
+            with("/restaurant/price_level", json!(9)),
+            "line 2, bad: restaurant.price_level: must be between 1 and 4",
+        ),
+        (
+            with("/restaurant/opening_hours", json!("9am-5pm")),
+            "line 2, bad: restaurant.opening_hours: is not understood from \"9am-5pm\" on",
+        ),
+        (
+            with("/menu/categories/0/items/1/price", json!(-1)),
+            "line 2, bad: menu.categories[0].items[1].price: must be between 0 and",
+        ),
+        (
+            with("/menu/categories/0/items/1/price", json!("9")),
+            "line 2, bad: menu.categories[0].items[1].price: invalid type: string",
+        ),
+        (
+            with("/menu/categories/0/items/1", json!({"name": "a", "price": 1, "cost": 2})),
+            "line 2, bad: menu.categories[0].items[1].cost: unknown field `cost`",
+        ),
+        (
+            with("/menu/categories/0/items/1", json!({"item_id": 7, "name": "a", "price": 1})),
+            "line 2, bad: menu.categories[0].items[1].item_id: cannot be given",
+        ),
+        (
+            with("/menu/categories/1", json!({"category_id": 7, "name": "a"})),
+            "line 2, bad: menu.categories[1].category_id: cannot be given",
+        ),
         (with("/status", json!("shut")), "line 2, bad: status: unknown variant `shut`"),
-        (with("/restaurant", json!({"external_id": null})), "line 2: restaurant: missing field `name`"),
-        (with("/restaurant/name", json!("Twice")).replace("\"bad\"", "\"good\""), "line 2, good: external_id: is on line 1 already"),
-        (with("/restaurant/name", json!("x")).replace("\"external_id\":\"bad\",", ""), "line 2: restaurant.external_id: is needed"),
+        (
+            with("/restaurant", json!({"external_id": null})),
+            "line 2: restaurant: missing field `name`",
+        ),
+        (
+            with("/restaurant/name", json!("Twice")).replace("\"bad\"", "\"good\""),
+            "line 2, good: external_id: is on line 1 already",
+        ),
+        (
+            with("/restaurant/name", json!("x")).replace("\"external_id\":\"bad\",", ""),
+            "line 2: restaurant.external_id: is needed",
+        ),
         ("\u{1}".into(), "line 2: is not JSON"),
     ];
     let good = full().to_string().replace("sf-17", "good");
@@ -401,7 +437,11 @@ async fn what_is_wrong_in_json_is_said_with_its_line(db: PgPool) {
         (format!("[{good},\n\"a\"]"), 1, "line 2: must have a restaurant here"),
         (format!("[{good}]\n,"), 1, "line 2: must have nothing after"),
         (format!("[{good},\n{{\"a\":[\n"), 1, "line 2: has no end"),
-        (format!("[{good},\n{{\n\n\"a\" 1}}]"), 1, "line 2: is not JSON: expected `:` (line 4, column 5)"),
+        (
+            format!("[{good},\n{{\n\n\"a\" 1}}]"),
+            1,
+            "line 2: is not JSON: expected `:` (line 4, column 5)",
+        ),
         ("[\n]".into(), 0, ""),
         (String::new(), 0, ""),
     ];
@@ -422,8 +462,8 @@ async fn what_is_wrong_in_csv_is_said_with_its_line(db: PgPool) {
     let column = |name: &str| header.split(',').position(|one| one == name).unwrap();
     let row = |id: &str, changes: &[(&str, &str)]| {
         let mut cells: Vec<String> = vec![
-            id, "Name", "", "thai", "", "Street", "Town", "", "US", "1", "2", "UTC", "24/7", "", "",
-            "USD", "", "", "", "", "Soups", "", "Soup", "", "5", "", "", "", "", "", "",
+            id, "Name", "", "thai", "", "Street", "Town", "", "US", "1", "2", "UTC", "24/7", "",
+            "", "USD", "", "", "", "", "Soups", "", "Soup", "", "5", "", "", "", "", "", "",
         ]
         .into_iter()
         .map(Into::into)
@@ -473,13 +513,16 @@ async fn what_is_wrong_in_csv_is_said_with_its_line(db: PgPool) {
     let report = import_text(&db, "a.csv", &text.join("\n")).await;
     assert_counts(&report, 1, 0, 0, 2);
     let found: Vec<_> = report.failures.iter().map(ToString::to_string).collect();
-    assert_eq!(found, [
-        "line 3, a: price: must be a whole number of minor units, not \"x\"",
-        "line 4, a: name: must be empty or the same as on line 2",
-        "line 5, a: must have 31 cells like the first line, not 2",
-        "line 6, a: external_id: must be on every row",
-        "line 8, a: external_id: is on line 3 already; all of it must be in one place",
-    ]);
+    assert_eq!(
+        found,
+        [
+            "line 3, a: price: must be a whole number of minor units, not \"x\"",
+            "line 4, a: name: must be empty or the same as on line 2",
+            "line 5, a: must have 31 cells like the first line, not 2",
+            "line 6, a: external_id: must be on every row",
+            "line 8, a: external_id: is on line 3 already; all of it must be in one place",
+        ]
+    );
     let names: Vec<String> =
         sqlx::query_scalar("SELECT external_id FROM restaurants").fetch_all(&db).await.unwrap();
     assert_eq!(names, ["b"]);

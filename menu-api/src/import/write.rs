@@ -134,8 +134,8 @@ impl<'a> Change<'a> {
         };
         // The documents' contents, not only their own columns: a menu shows the currency, and
         // whether it is open follows from the hours.
-        let menu_changed = self.menu.is_some()
-            || row.is_some_and(|row| !row.has_currency_of(profile));
+        let menu_changed =
+            self.menu.is_some() || row.is_some_and(|row| !row.has_currency_of(profile));
         let status_changed = self.status || row.is_some_and(|row| !row.has_hours_of(profile));
         let interval = hours.interval(now);
         RestaurantRow {
@@ -290,7 +290,11 @@ async fn write_menus(
     write_items(db, &menus, &categories).await
 }
 
-async fn delete(db: &mut PgConnection, sql: &'static str, ids: Vec<i64>) -> Result<(), sqlx::Error> {
+async fn delete(
+    db: &mut PgConnection,
+    sql: &'static str,
+    ids: Vec<i64>,
+) -> Result<(), sqlx::Error> {
     if !ids.is_empty() {
         sqlx::query(sql).bind(ids).execute(db).await?;
     }

@@ -216,9 +216,8 @@ pub async fn page(db: &PgPool, filter: &Filter) -> Result<Bytes, sqlx::Error> {
         }
         if total > 0 {
             let best = filter.words.iter().zip(&corrections);
-            let best: Vec<&str> = best
-                .map(|(word, others)| others.first().unwrap_or(word).as_str())
-                .collect();
+            let best: Vec<&str> =
+                best.map(|(word, others)| others.first().unwrap_or(word).as_str()).collect();
             corrected_query = Some(best.join(" "));
         }
     }

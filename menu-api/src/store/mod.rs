@@ -264,9 +264,7 @@ fn json(document: &impl Serialize) -> Result<Bytes, sqlx::Error> {
     serde_json::to_vec(document).map(Bytes::from).map_err(decode)
 }
 
-pub(crate) fn decode(
-    error: impl Into<Box<dyn std::error::Error + Send + Sync>>,
-) -> sqlx::Error {
+pub(crate) fn decode(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
     sqlx::Error::Decode(error.into())
 }
 

@@ -519,10 +519,7 @@ pub async fn delete_item(
 }
 
 /// Brings the words that a search finds up to date with the menu.
-pub async fn note_words(
-    db: &mut PgConnection,
-    restaurant: RestaurantId,
-) -> Result<(), WriteError> {
+pub async fn note_words(db: &mut PgConnection, restaurant: RestaurantId) -> Result<(), WriteError> {
     sqlx::query!(
         "UPDATE restaurants SET menu_words = (
              SELECT left(coalesce(string_agg(words.name, ' '), ''), $2) FROM (

@@ -105,7 +105,12 @@ async fn no_body_makes_a_server_error() {
         }
         let sent = Bytes::from(bytes);
         let answer = world.send(0, method, path, &admin, &[], sent.clone()).await;
-        assert!(answer.status < 500, "{method} {path} {sent:?}: {} {:?}", answer.status, answer.body);
+        assert!(
+            answer.status < 500,
+            "{method} {path} {sent:?}: {} {:?}",
+            answer.status,
+            answer.body
+        );
         if answer.status >= 400 {
             refused += 1;
             assert_eq!(answer.header("content-type"), "application/problem+json", "{sent:?}");

@@ -41,7 +41,10 @@ async fn town(world: &World) -> [i64; 4] {
     world.put(&format!("/api/v1/restaurants/{luigi}/menu"), &menu).await.ok();
     let taco = add(world, "Taco Tempo", json!({"cuisines": ["mexican", "american"]})).await;
     for id in [luigi, sushi] {
-        world.put(&format!("/api/v1/restaurants/{id}/status"), &json!({"status": "open"})).await.ok();
+        world
+            .put(&format!("/api/v1/restaurants/{id}/status"), &json!({"status": "open"}))
+            .await
+            .ok();
     }
     sqlx::query("UPDATE restaurants SET rating = 4.5, rating_count = 2 WHERE restaurant_id = $1")
         .bind(luigi)
@@ -77,8 +80,12 @@ async fn filters_choose_and_pages_cut() {
         assert_eq!(page["total"], total, "{query}");
     }
     let near = world.get("/api/v1/restaurants?near=37.7936,-122.3958").await.ok();
-    let distances: Vec<f64> =
-        near["restaurants"].as_array().unwrap().iter().map(|r| r["distance"].as_f64().unwrap()).collect();
+    let distances: Vec<f64> = near["restaurants"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| r["distance"].as_f64().unwrap())
+        .collect();
     // From one to the other by the haversine formula: 1,575 m.
     assert_eq!(distances[..2], [0.0, 0.0]);
     assert!((1_500.0..1_650.0).contains(&distances[2]), "{distances:?}");
@@ -94,7 +101,8 @@ async fn misspelt_words_are_read_as_those_spelt_alike() {
         ("suhsi", "Sushi Zen", "sushi"),
         ("bombey bites", "Bombay Bites", "bombay bites"),
     ] {
-        let page = world.get(&format!("/api/v1/restaurants?q={}", typed.replace(' ', "%20"))).await.ok();
+        let page =
+            world.get(&format!("/api/v1/restaurants?q={}", typed.replace(' ', "%20"))).await.ok();
         assert_eq!(names(&page), [found], "{typed}");
         assert_eq!(page["corrected_query"], meant, "{typed}");
     }

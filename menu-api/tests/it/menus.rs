@@ -159,7 +159,8 @@ async fn bad_input_is_named_and_writes_nothing() {
         profile[field] = value;
         profile
     };
-    let many = json!({"items": vec![json!({"item_id": item, "available": true, "in_stock": true}); 2]});
+    let many =
+        json!({"items": vec![json!({"item_id": item, "available": true, "in_stock": true}); 2]});
     for (path, body, field) in [
         (at(""), with("latitude", json!(91)), "latitude"),
         (at(""), with("cuisines", json!([])), "cuisines"),
