@@ -1,6 +1,6 @@
 //! The read path: memory, the shared cache, PostgreSQL, and at last an old copy.
 //!
-//! **Promise.** While Redis can be reached, nobody is shown a version before every node has
+//! **Promise.** While Redis can be reached in time, nobody is shown a version before every node has
 //! forgotten the older ones: a reader that finds in PostgreSQL what was not announced yet announces
 //! it first. So a version that was seen, or that an operator's call has answered with, is the least
 //! that anybody sees who asks afterwards, on any node.
@@ -301,7 +301,7 @@ impl Inner {
         match wanted {
             Wanted::Document(restaurant, kind) => {
                 let loaded = self.query(store::document(db, *restaurant, *kind, now)).await?;
-                if ticket.is_trusted() {
+                if self.can_tell(ticket) {
                     self.help(*restaurant, *kind, &loaded).await;
                 }
                 let Some(found) = loaded.found else {
@@ -317,7 +317,7 @@ impl Inner {
             Wanted::List(filter) => {
                 let body = self.query(store::list::page(db, filter)).await?;
                 // Asked after the list was read: what it shows is either announced or found here.
-                if ticket.is_trusted() && self.query(store::lists_unannounced(db)).await? {
+                if self.can_tell(ticket) && self.query(store::lists_unannounced(db)).await? {
                     self.parts.stats.helped.add();
                     self.parts.sweeper.sweep_all().await;
                 }
@@ -328,6 +328,12 @@ impl Inner {
                 Ok((Some(Document::new(0, Body::new(body), ttl)), ttl))
             }
         }
+    }
+
+    /// Whether a reader may wait for an announcement. While Redis is away or slow it may not: the
+    /// read would take as long, and what is slow for us is as good as away.
+    fn can_tell(&self, ticket: Ticket) -> bool {
+        ticket.is_trusted() && self.parts.shared.is_reachable()
     }
 
     /// Announces what was read, when its writer has not done so yet.

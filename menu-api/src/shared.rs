@@ -10,7 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use platform::breaker::{Breaker, Settings};
+use platform::breaker::{Breaker, Settings, State};
 use redis::{Client, Script, Value, aio::ConnectionManager};
 use tokio::time::timeout;
 
@@ -124,6 +124,11 @@ impl Shared {
             (Some(Value::Int(2)), ..) => Answer::Busy,
             _ => Answer::Unavailable,
         }
+    }
+
+    /// Whether Redis answers in time, as far as is known.
+    pub fn is_reachable(&self) -> bool {
+        self.breaker.state(Instant::now()) == State::Closed
     }
 
     /// Stores what was read under the lease; false when that is old by now, or Redis is away.

@@ -95,9 +95,17 @@ impl Fault {
         self != Self::PostgresKilled
     }
 
-    /// Whether nodes cannot be told of changes meanwhile.
+    /// Whether nodes cannot be told of changes meanwhile, or not in the time that a read has: while
+    /// the breaker is open readers wait for no announcement.
     fn cuts(self) -> bool {
-        matches!(self, Self::RedisKilled | Self::RedisStopped | Self::LinkHole | Self::LinkBroken)
+        matches!(
+            self,
+            Self::RedisKilled
+                | Self::RedisStopped
+                | Self::RedisSlow
+                | Self::LinkHole
+                | Self::LinkBroken
+        )
     }
 
     /// Does it for the time that it lasts, and heals it.

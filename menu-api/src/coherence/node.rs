@@ -6,7 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture};
+use futures_util::{
+    FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered,
+};
 use platform::health::Dependency;
 use redis::{Client, Script, aio::ConnectionManager};
 use tokio::time::timeout;
@@ -23,6 +25,8 @@ use crate::{memory::Memory, stats::Stats};
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// Announcements that are handled before they are acknowledged.
 const HANDLED_AT_ONCE: usize = 256;
+/// Acknowledgements on their way at a time; with more, Redis is as good as away.
+const ACKING_MAX: usize = 256;
 /// What must be announced before the shared cache is trusted again takes no longer.
 const SWEEP_MAX: Duration = Duration::from_secs(2);
 
@@ -149,6 +153,7 @@ impl Node {
             grants: VecDeque::new(),
             swept: None,
             to_ack: Vec::new(),
+            acking: FuturesUnordered::new(),
         };
         // Whatever was said since the last session is lost to us.
         self.memory.new_session();
@@ -165,8 +170,9 @@ impl Node {
                     let Some(message) = message else { return Err(closed()) };
                     session.hear(&message, &own)?;
                     session.hear_waiting(&mut messages, &own)?;
-                    session.acknowledge().await?;
+                    session.acknowledge()?;
                 }
+                Some(acknowledged) = session.acking.next() => acknowledged?,
                 () = async { if let Some(swept) = &mut session.swept { swept.await } },
                     if session.swept.is_some() =>
                 {
@@ -210,6 +216,8 @@ struct Session<'a> {
     swept: Option<BoxFuture<'a, ()>>,
     /// (announcer, announcement, documents dropped)
     to_ack: Vec<(String, Number, u64)>,
+    /// Acknowledgements on their way.
+    acking: FuturesUnordered<BoxFuture<'a, redis::RedisResult<()>>>,
 }
 
 impl Session<'_> {
@@ -286,7 +294,9 @@ impl Session<'_> {
         }
     }
 
-    async fn acknowledge(&mut self) -> redis::RedisResult<()> {
+    /// Tells announcers what was done. Nobody waits for it here: on a slow link the lease must be
+    /// renewed meanwhile.
+    fn acknowledge(&mut self) -> redis::RedisResult<()> {
         let name = &self.node.name;
         let mut pipeline = redis::pipe();
         let mut others = false;
@@ -303,10 +313,19 @@ impl Session<'_> {
         if !others {
             return Ok(());
         }
-        let mut redis = self.node.redis.clone();
-        timeout(self.node.lease, pipeline.query_async::<()>(&mut redis))
-            .await
-            .map_err(|_| timed_out())?
+        if self.acking.len() >= ACKING_MAX {
+            return Err(timed_out());
+        }
+        let (mut redis, lease) = (self.node.redis.clone(), self.node.lease);
+        self.acking.push(
+            async move {
+                timeout(lease, pipeline.query_async::<()>(&mut redis))
+                    .await
+                    .map_err(|_| timed_out())?
+            }
+            .boxed(),
+        );
+        Ok(())
     }
 
     fn granted(&mut self, position: Number, until: Instant, sweeper: &Arc<Sweeper>) {
