@@ -2,6 +2,7 @@
 # The loads of the GPS path and of the menus on private stores, one after the other; writes
 # benches/RESULTS.md.
 # With --soak also half an hour at 2,000/s. TRACE=FILE replays a recorded day of taxis, too.
+# ONLY=REGEX runs those whose name it matches.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
@@ -73,8 +74,11 @@ fi
     echo "Load average before: $(cut -d' ' -f1 /proc/loadavg)."
 } >"$out"
 
+wanted() { [[ $1 =~ ${ONLY:-.} ]]; }
+
 run() {
     local name=$1 && shift
+    wanted "$name" || return 0
     echo "== $name: loadtest $*"
     {
         echo
@@ -100,6 +104,7 @@ run sockets gps --rate 2000 --drivers 10000 --duration 60s --watchers 10000 --sl
 # Nodes, restaurants and items of each, then what loadtest is told.
 run_menu() {
     local name=$1 && shift
+    wanted "$name" || return 0
     echo "== $name: loadtest menu ${*:4}"
     {
         echo
