@@ -265,6 +265,7 @@ fn extra(kind: &str) -> Vec<Options> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::menu::ITEMS_MAX;
 
     #[test]
     fn the_tables_are_read_whole() {
@@ -280,7 +281,7 @@ mod tests {
                 assert!(*extra == "none" || !self::extra(extra).is_empty(), "{name}: {extra}");
                 assert!(15 <= minutes.0 && minutes.0 <= minutes.1 && minutes.1 <= 40, "{name}");
                 // 1000 items in eight sizes need so many of each of seven courses.
-                assert!(dishes.len() >= 20, "{cuisine:?}, {name}: {}", dishes.len());
+                assert!(dishes.len() * 8 * 7 >= ITEMS_MAX, "{cuisine:?}, {name}: {}", dishes.len());
                 for dish in dishes {
                     assert!(dish.price > 100 && !dish.name.contains(['=', '{', ';']), "{dish:?}");
                     assert!(dish.marks.chars().all(|mark| marks.contains(mark)), "{dish:?}");

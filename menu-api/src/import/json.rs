@@ -60,8 +60,9 @@ fn read_lines(mut input: impl BufRead, first: u64, sink: &mut Sink) -> Result<()
         if length == 0 {
             break;
         }
-        let is_blank = text.iter().all(u8::is_ascii_whitespace);
-        if !is_blank && !sink.put(record(line, &text).map_err(|failure| vec![failure])) {
+        // Without its end, so that what is missing is missing on this line.
+        let text = text.trim_ascii_end();
+        if !text.is_empty() && !sink.put(record(line, text).map_err(|failure| vec![failure])) {
             break;
         }
     }
