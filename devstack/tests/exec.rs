@@ -158,12 +158,28 @@ fn the_next_start_ends_what_a_killed_devstack_left_running() {
     // stay anyway.
     let postmaster = running.stores[3];
     kill_process(Pid::from_raw(postmaster).expect("a pid"), Signal::STOP).expect("it runs");
+    until_frozen(postmaster);
     running.kill();
     assert!(runs(postmaster), "a frozen postmaster outlives devstack");
 
     let next = output(exec(temp.path(), &keep, &["true"]));
     assert_eq!(next.status.code(), Some(0), "{}", String::from_utf8_lossy(&next.stderr));
     assert_ended(&running.stores);
+}
+
+/// A signal to stop is on its way until the process is next scheduled; one that comes after it may be
+/// taken first.
+fn until_frozen(pid: i32) {
+    let since = std::time::Instant::now();
+    let is_frozen = || match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        Ok(stat) => stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")),
+        // Without /proc there is no kernel that ends it with its parent either.
+        Err(_) => true,
+    };
+    while !is_frozen() {
+        assert!(since.elapsed().as_secs() < 10, "{pid} does not stop");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
 }
 
 #[test]
