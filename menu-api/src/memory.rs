@@ -349,12 +349,13 @@ impl Memory {
 
     /// Tells those who joined, and ends the flight.
     pub fn land(&self, flight: Flight, fetched: Fetched) {
-        let mut shard = self.shard(&flight.key).lock();
-        if shard.flights.get(&flight.key).is_some_and(|there| there.id == flight.id) {
-            shard.flights.remove(&flight.key);
+        let Flight { key, id, tell } = flight;
+        let mut shard = self.shard(&key).lock();
+        if shard.flights.get(&key).is_some_and(|there| there.id == id) {
+            shard.flights.remove(&key);
         }
         drop(shard);
-        flight.tell.send_replace(Some(fetched));
+        tell.send_replace(Some(fetched));
     }
 
     fn shard(&self, key: &Key) -> &Mutex<Shard> {

@@ -146,7 +146,7 @@ pub async fn create(
     )
     .fetch_one(db)
     .await
-    .map_err(|error| external_id_taken(error))?;
+    .map_err(external_id_taken)?;
     Ok(RestaurantId::new(id).map_err(decode)?)
 }
 
@@ -192,7 +192,7 @@ pub async fn replace_profile(
     )
     .execute(db)
     .await
-    .map_err(|error| external_id_taken(error))?;
+    .map_err(external_id_taken)?;
     Ok(())
 }
 
