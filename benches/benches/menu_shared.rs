@@ -43,7 +43,7 @@ fn menu_shared(c: &mut Criterion) {
         b.iter(|| {
             runtime.block_on(async {
                 assert!(matches!(shared.get(&key(1)).await, Answer::Here(Some(_))));
-            })
+            });
         });
     });
     runtime.block_on(async {
