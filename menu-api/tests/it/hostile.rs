@@ -91,7 +91,7 @@ async fn no_body_makes_a_server_error() {
         ("POST", "/api/v1/operator/cache/invalidate".to_owned(), json!({"keys": ["lists"]})),
     ];
     let seed: u64 = rand::random();
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
     let (admin, mut refused) = (world.admin(), 0);
     for _ in 0..BODIES {
