@@ -266,7 +266,7 @@ mod tests {
         }
         for bad in [
             Outcome::Checked(menu::Findings { older: 1, violations: 1, ..seen.clone() }),
-            Outcome::Checked(menu::Findings { altered: 1, violations: 1, ..seen.clone() }),
+            Outcome::Checked(menu::Findings { altered: 1, violations: 1, ..seen }),
             Outcome::Checked(menu::Findings::default()),
             Outcome::Failed("the restaurants cannot be imported".to_owned()),
         ] {
