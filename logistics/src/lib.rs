@@ -20,16 +20,12 @@ pub mod pipeline;
 mod sabotage;
 pub mod tracking;
 
-use std::{
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
 use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps};
-use sqlx::{PgPool, migrate::MigrateError};
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -121,13 +117,14 @@ pub async fn run(
         let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
         async move { platform::serve::serve(listener, apps, &http, shutdown).await }
     });
+    let dependency = health.dependency("history");
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        opened = open_with_patience(&db, &config, &health) => Arc::new(opened?),
+        opened = postgres::open_with_patience(&dependency, || open_history(&db, &config)) => Arc::new(opened?),
     };
     let storage = history.storage().to_string();
     tracing::info!(storage, "history is open");
-    health.dependency("history").detail("storage", storage);
+    dependency.detail("storage", storage);
 
     let service = Service {
         config: config.clone(),
@@ -151,16 +148,7 @@ pub async fn run(
     drop(apps);
     health.set_ready(true);
     tracing::info!(%address, ?role, "ready");
-    let stopping = tokio::spawn({
-        let (health, shutdown) = (health.clone(), shutdown.clone());
-        async move {
-            shutdown.cancelled().await;
-            health.set_ready(false);
-            Instant::now()
-        }
-    });
-    serving.await??;
-    let stopping_since = stopping.await?;
+    let stopping_since = platform::serve::ended(serving, &health, &shutdown).await?;
     // Requests are finished and have dropped the appender: what they sent is being answered.
     service.stop_work.cancel();
     service.tasks.close();
@@ -283,39 +271,6 @@ impl Service {
             Ok(Err(error)) => tracing::warn!(%error, "current positions could not be loaded"),
             Err(_) => tracing::warn!("current positions took too long to load"),
         }
-    }
-}
-
-/// Opens the history, waiting for a database that is absent; a database that refuses is an error.
-async fn open_with_patience(
-    db: &PgPool,
-    config: &Config,
-    health: &Health,
-) -> anyhow::Result<History> {
-    let dependency = health.dependency("history");
-    let mut delay = Duration::from_millis(100);
-    loop {
-        let error = match open_history(db, config).await {
-            Ok(history) => {
-                dependency.up();
-                return Ok(history);
-            }
-            Err(error) => error,
-        };
-        let unavailable = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(postgres::is_unavailable)
-                || matches!(
-                    cause.downcast_ref(),
-                    Some(MigrateError::Execute(error)) if postgres::is_unavailable(error)
-                )
-        });
-        if !unavailable {
-            return Err(error);
-        }
-        dependency.down(&error);
-        tracing::warn!(error = format!("{error:#}"), "waiting for the database");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(1));
     }
 }
 

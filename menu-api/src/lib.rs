@@ -30,7 +30,7 @@ use std::{
 
 use chrono::{TimeDelta, Utc};
 use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps};
-use sqlx::{PgPool, migrate::MigrateError};
+use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -83,9 +83,10 @@ pub async fn run(
         let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
         async move { platform::serve::serve(listener, apps, &http, shutdown).await }
     });
+    let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = migrate_with_patience(&db, &health) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || migrate(&db)) => migrated?,
     }
 
     let tasks = TaskTracker::new();
@@ -157,16 +158,7 @@ pub async fn run(
     drop(apps);
     health.set_ready(true);
     tracing::info!(%address, "ready");
-    let stopping = tokio::spawn({
-        let (health, shutdown) = (health.clone(), shutdown.clone());
-        async move {
-            shutdown.cancelled().await;
-            health.set_ready(false);
-            Instant::now()
-        }
-    });
-    serving.await??;
-    let stopping_since = stopping.await?;
+    let stopping_since = platform::serve::ended(serving, &health, &shutdown).await?;
     stop_work.cancel();
     tasks.close();
     drain("menu-api", GRACE.saturating_sub(stopping_since.elapsed()), tasks.wait()).await;
@@ -182,32 +174,6 @@ async fn wait_for_lease(memory: &Memory, shutdown: &CancellationToken) {
         && !shutdown.is_cancelled()
     {
         tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Waits for a database that is absent; one that refuses is an error.
-async fn migrate_with_patience(db: &PgPool, health: &Health) -> anyhow::Result<()> {
-    let dependency = health.dependency("database");
-    let mut delay = Duration::from_millis(100);
-    loop {
-        let Err(error) = migrate(db).await else {
-            dependency.up();
-            return Ok(());
-        };
-        let unavailable = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(postgres::is_unavailable)
-                || matches!(
-                    cause.downcast_ref(),
-                    Some(MigrateError::Execute(error)) if postgres::is_unavailable(error)
-                )
-        });
-        if !unavailable {
-            return Err(error);
-        }
-        dependency.down(&error);
-        tracing::warn!(error = format!("{error:#}"), "waiting for the database");
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(Duration::from_secs(1));
     }
 }
 

@@ -6,8 +6,11 @@ use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     ConnectOptions as _, PgPool,
+    migrate::MigrateError,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
+
+use crate::{health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
@@ -32,23 +35,52 @@ pub fn pool(url: &SecretString, application: &str, connections_max: u32) -> anyh
         .connect_lazy_with(options(url, application)?))
 }
 
-/// Tries `attempt` until it works, for as long as the caller is willing to wait: a store that is
-/// absent at start is not a reason to die.
-pub async fn retry<T, E, F>(what: &str, mut attempt: impl FnMut() -> F) -> T
+/// Opens and migrates what a service has in a database, waiting for one that is absent: that is no
+/// reason to die.
+///
+/// # Errors
+/// Those of a database that answers and refuses.
+pub async fn open_with_patience<T, F>(
+    dependency: &Dependency,
+    open: impl Fn() -> F,
+) -> anyhow::Result<T>
 where
-    F: Future<Output = Result<T, E>>,
-    E: std::fmt::Display,
+    F: Future<Output = anyhow::Result<T>>,
 {
     let mut delay = Duration::from_millis(100);
     loop {
-        match attempt().await {
-            Ok(value) => return value,
-            Err(error) => {
-                tracing::warn!(%error, delay_ms = delay.as_millis() as u64, "{what} failed, trying again");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(2));
+        let error = match open().await {
+            Ok(opened) => {
+                dependency.up();
+                return Ok(opened);
             }
+            Err(error) => error,
+        };
+        let unavailable = error.chain().any(|cause| {
+            cause.downcast_ref().is_some_and(is_unavailable)
+                || matches!(
+                    cause.downcast_ref(),
+                    Some(MigrateError::Execute(error)) if is_unavailable(error)
+                )
+        });
+        if !unavailable {
+            return Err(error);
         }
+        dependency.down(&error);
+        tracing::warn!(error = format!("{error:#}"), "waiting for the database");
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// What a client is told of a failed query: a database that is away is 503; anything else is our
+/// mistake.
+pub fn problem(error: &sqlx::Error) -> Problem {
+    if is_unavailable(error) {
+        tracing::warn!(%error, "the database is unavailable");
+        Problem::unavailable("The database is unavailable.", Duration::from_secs(1))
+    } else {
+        Problem::internal(error)
     }
 }
 

@@ -12,7 +12,7 @@ mod request_id;
 
 use std::io;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use http::{HeaderValue, header::CONNECTION};
@@ -21,6 +21,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::set_header::SetResponseHeaderLayer;
@@ -178,6 +179,28 @@ pub async fn serve(
         connections.wait().await;
     }
     Ok(())
+}
+
+/// Waits for a spawned [`serve`] to end. From the moment of `shutdown`, which is answered, the
+/// service is no longer ready.
+///
+/// # Errors
+/// Those of `serve`.
+pub async fn ended(
+    serving: JoinHandle<io::Result<()>>,
+    health: &Health,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Instant> {
+    let stopping = tokio::spawn({
+        let (health, shutdown) = (health.clone(), shutdown.clone());
+        async move {
+            shutdown.cancelled().await;
+            health.set_ready(false);
+            Instant::now()
+        }
+    });
+    serving.await??;
+    Ok(stopping.await?)
 }
 
 struct Server {

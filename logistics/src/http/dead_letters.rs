@@ -6,13 +6,14 @@ use contracts::position::Position;
 use platform::{
     access::Row,
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{ADMIN, App, database, get, post};
+use super::{ADMIN, App, get, post};
 
 const PAGE_SIZE_MAX: i64 = 100;
 const PAGE_SIZE_DEFAULT: i64 = 20;
@@ -86,7 +87,7 @@ async fn list(
     )
     .fetch_one(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     let dead_letters = sqlx::query_as!(
         DeadLetter,
         "SELECT id, stream, entry_id, encode(payload, 'hex') AS payload, reason, deliveries,
@@ -99,7 +100,7 @@ async fn list(
     )
     .fetch_all(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     Ok(Json(DeadLetters { dead_letters, total, page, page_size }))
 }
 
@@ -127,7 +128,7 @@ async fn redrive(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Red
     let payload = sqlx::query_scalar!("SELECT payload FROM dead_letters WHERE id = $1", id)
         .fetch_optional(&app.db)
         .await
-        .map_err(|error| database(&error))?
+        .map_err(|error| postgres::problem(&error))?
         .ok_or_else(Problem::not_found)?;
     let position = payload
         .as_deref()
@@ -138,6 +139,6 @@ async fn redrive(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Red
     sqlx::query!("UPDATE dead_letters SET redriven_at = now() WHERE id = $1", id)
         .execute(&app.db)
         .await
-        .map_err(|error| database(&error))?;
+        .map_err(|error| postgres::problem(&error))?;
     Ok(Json(Redriven { message_id: receipt.to_string() }))
 }

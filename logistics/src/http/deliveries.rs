@@ -10,13 +10,14 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
     extract::{Json, Path},
+    postgres,
     problem::Problem,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database};
+use super::App;
 use crate::deliveries::{
     Change, Delivery, NewDelivery,
     store::{self, Created, Error},
@@ -107,7 +108,8 @@ async fn get(
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
 ) -> Result<Json<Delivery>, Problem> {
-    let delivery = store::get(&app.db, order_id).await.map_err(|error| database(&error))?;
+    let delivery =
+        store::get(&app.db, order_id).await.map_err(|error| postgres::problem(&error))?;
     delivery.filter(|found| may_see(&caller, found)).map(Json).ok_or_else(Problem::not_found)
 }
 
@@ -230,7 +232,7 @@ impl From<Error> for Problem {
             Error::UnknownDriver(_) => {
                 Self::unprocessable().field("driver_id", "is not registered")
             }
-            Error::Database(error) => database(&error),
+            Error::Database(error) => postgres::problem(&error),
         }
     }
 }

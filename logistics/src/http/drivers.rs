@@ -10,13 +10,14 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Role},
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database, only_self};
+use super::{App, only_self};
 use crate::drivers::{
     CAPACITY_MAX, Driver, DriverState, Vehicle,
     store::{self, Registered},
@@ -74,7 +75,7 @@ async fn register(State(app): State<App>, Json(new): Json<NewDriver>) -> Result<
         return Err(Problem::unprocessable().field("capacity", "must be between 1 and 100"));
     }
     let registered = store::register(&app.db, new.driver_id, new.vehicle, capacity).await;
-    match registered.map_err(|error| database(&error))? {
+    match registered.map_err(|error| postgres::problem(&error))? {
         Registered::New(driver) => Ok((StatusCode::CREATED, Json(driver)).into_response()),
         Registered::Before(driver) => Ok(Json(driver).into_response()),
         Registered::Different => Err(Problem::conflict(
@@ -131,7 +132,7 @@ async fn list(
     let offset = (page - 1) * page_size;
     let (drivers, total) = store::list(&app.db, filter.vehicle, filter.state, page_size, offset)
         .await
-        .map_err(|error| database(&error))?;
+        .map_err(|error| postgres::problem(&error))?;
     Ok(Json(Drivers { drivers, total, page, page_size }))
 }
 
@@ -149,7 +150,7 @@ async fn get(
     Path(driver_id): Path<DriverId>,
 ) -> Result<Json<Driver>, Problem> {
     only_self(&caller, driver_id)?;
-    let driver = store::get(&app.db, driver_id).await.map_err(|error| database(&error))?;
+    let driver = store::get(&app.db, driver_id).await.map_err(|error| postgres::problem(&error))?;
     driver.map(Json).ok_or_else(Problem::not_found)
 }
 
@@ -180,5 +181,5 @@ async fn set_status(
 ) -> Result<Json<Driver>, Problem> {
     only_self(&caller, driver_id)?;
     let driver = store::set_state(&app.db, driver_id, new.state).await;
-    driver.map_err(|error| database(&error))?.map(Json).ok_or_else(Problem::not_found)
+    driver.map_err(|error| postgres::problem(&error))?.map(Json).ok_or_else(Problem::not_found)
 }

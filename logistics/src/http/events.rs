@@ -18,6 +18,7 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, LEEWAY_S, Role},
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -26,7 +27,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database, track::come_in};
+use super::{App, track::come_in};
 use crate::{
     deliveries::{Event, store},
     tracking::{
@@ -108,7 +109,7 @@ async fn events(
         .await
         .map_err(|error| match error {
             OpenError::NotFound => Problem::not_found(),
-            OpenError::Database(error) => database(&error),
+            OpenError::Database(error) => postgres::problem(&error),
         })?;
     if feed.is_over() && since.is_some() {
         // What tells an EventSource to stop coming back.
@@ -137,12 +138,13 @@ async fn list(
     customer_id: CustomerId,
     since: i64,
 ) -> Result<Response, Problem> {
-    let delivery = store::get(&app.db, order_id).await.map_err(|error| database(&error))?;
+    let delivery =
+        store::get(&app.db, order_id).await.map_err(|error| postgres::problem(&error))?;
     if delivery.is_none_or(|delivery| delivery.customer_id != customer_id) {
         return Err(Problem::not_found());
     }
     let events = store::events_after(&app.db, order_id, since, EVENTS_MAX).await;
-    let events = events.map_err(|error| database(&error))?;
+    let events = events.map_err(|error| postgres::problem(&error))?;
     Ok(Json(Events { order_id, events }).into_response())
 }
 

@@ -16,6 +16,7 @@ use platform::{
     access::Row,
     auth::{Auth, Role},
     extract::{Json, JsonMax, Path, from_json, read_body},
+    postgres,
     problem::Problem,
 };
 use rustc_hash::FxHashSet;
@@ -24,7 +25,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, DRIVER, POINTS_MAX, SERVICE, database, get, now, only_self, post};
+use super::{App, DRIVER, POINTS_MAX, SERVICE, get, now, only_self, post};
 use crate::{deliveries, fix::Fix, location::OrderLocation};
 
 /// A single fix in JSON.
@@ -267,7 +268,7 @@ async fn get_location(
     if caller.role == Role::Customer {
         let customer_id = CustomerId::new(caller.subject).map_err(|_| Problem::not_found())?;
         let delivering = deliveries::store::is_delivering(&app.db, driver_id, customer_id);
-        if !delivering.await.map_err(|error| database(&error))? {
+        if !delivering.await.map_err(|error| postgres::problem(&error))? {
             return Err(Problem::not_found());
         }
     }

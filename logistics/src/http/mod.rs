@@ -181,16 +181,6 @@ impl From<AppendError> for Problem {
     }
 }
 
-/// A database that is away is 503; anything else is our mistake.
-fn database(error: &sqlx::Error) -> Problem {
-    if platform::postgres::is_unavailable(error) {
-        tracing::warn!(%error, "the database is unavailable");
-        Problem::unavailable("The database is unavailable.", Duration::from_secs(1))
-    } else {
-        Problem::internal(error)
-    }
-}
-
 /// The server's clock, for checking fixes.
 fn now() -> chrono::DateTime<Utc> {
     Utc::now()

@@ -14,6 +14,7 @@ use platform::{
     access::Row,
     auth::{Auth, Role},
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database, get, only_self};
+use super::{App, get, only_self};
 use crate::{
     history::{DriverHour, RouteCursor},
     location::{Location, OrderLocation},
@@ -160,7 +161,7 @@ async fn get_route(
         .history
         .route(driver_id, cursor, end_time, limit)
         .await
-        .map_err(|error| database(&error))?;
+        .map_err(|error| postgres::problem(&error))?;
     let next = (positions.len() as i64 == limit)
         .then(|| positions.last().map(|last| RouteCursor::behind(last).to_string()))
         .flatten();
@@ -289,7 +290,11 @@ async fn get_hours(
     let span =
         Span { start_time: Some(start_time), end_time: Some(end_time), limit: None, cursor: None };
     let (start, end) = span.times()?;
-    let hours = app.history.hours(driver_id, start, end).await.map_err(|error| database(&error))?;
+    let hours = app
+        .history
+        .hours(driver_id, start, end)
+        .await
+        .map_err(|error| postgres::problem(&error))?;
     Ok(Json(Hours { driver_id, hours }))
 }
 

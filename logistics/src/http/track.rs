@@ -13,11 +13,12 @@ use platform::{
     access::{Row, Who},
     auth::{AuthError, Role},
     extract::{Json, Path},
+    postgres,
     problem::Problem,
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database};
+use super::App;
 use crate::{
     deliveries::store,
     location::Location,
@@ -121,7 +122,8 @@ async fn newest(app: &App, order_id: OrderId, headers: &HeaderMap) -> Result<Loc
     if caller.role != Role::Customer {
         return Err(Problem::forbidden());
     }
-    let delivery = store::get(&app.db, order_id).await.map_err(|error| database(&error))?;
+    let delivery =
+        store::get(&app.db, order_id).await.map_err(|error| postgres::problem(&error))?;
     delivery
         .filter(|found| found.customer_id.get() == caller.subject && found.status.is_active())
         .and_then(|found| app.current.get(found.driver_id?))

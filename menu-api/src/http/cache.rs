@@ -10,6 +10,7 @@ use platform::{
     access::Row,
     auth::{Auth, Caller, Role},
     extract::{Json, Query},
+    postgres,
     problem::Problem,
 };
 use redis::aio::ConnectionManager;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, OPERATORS, database};
+use super::{App, OPERATORS};
 use crate::{
     coherence::{Names, Order, Outcome},
     document::{Kind, Parts},
@@ -142,7 +143,7 @@ async fn invalidate(
     )
     .execute(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     let message = "Dropped from the shared cache and on every node.";
     Ok(Json(Invalidated { success: true, message, nodes }))
 }
@@ -207,7 +208,7 @@ async fn runs(app: &App, caller: &Caller, restaurant: RestaurantId) -> Result<bo
     )
     .fetch_one(&app.db)
     .await
-    .map_err(|error| database(&error))
+    .map_err(|error| postgres::problem(&error))
 }
 
 /// Counters of all nodes.
@@ -288,6 +289,6 @@ async fn audit(
     )
     .fetch_all(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     Ok(Json(Audit { entries }))
 }

@@ -22,6 +22,7 @@ use http::header::{
 use platform::{
     access::{AccessTable, Row, Who},
     auth::{Role, Verifier},
+    postgres,
     problem::Problem,
 };
 use serde::Serialize;
@@ -249,18 +250,8 @@ impl From<WriteError> for Problem {
             WriteError::NotFound => Self::not_found(),
             WriteError::Invalid(invalid) => invalid.into(),
             WriteError::Conflict(detail) => Self::conflict(detail),
-            WriteError::Database(error) => database(&error),
+            WriteError::Database(error) => postgres::problem(&error),
         }
-    }
-}
-
-/// A database that is away is 503; anything else is our mistake.
-fn database(error: &sqlx::Error) -> Problem {
-    if platform::postgres::is_unavailable(error) {
-        tracing::warn!(%error, "the database is unavailable");
-        Problem::unavailable("The database is unavailable.", Duration::from_secs(1))
-    } else {
-        Problem::internal(error)
     }
 }
 
