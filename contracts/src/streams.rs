@@ -3,6 +3,8 @@
 //! | Redis | name | what |
 //! |---|---|---|
 //! | queue | `gps:{s}` | streams that take turns; an entry holds fixes that came together, field `p`, [`crate::position`] |
+//! | queue | `orders:payments` | payments that are to be made, field `payment_id`; a bell, the truth is in PostgreSQL |
+//! | queue | `orders:events`, `deliveries:events` | what happened, [`crate::events`] |
 //! | live | `pos:{s}` | hash, driver id (8 bytes) → newest position (64 bytes) |
 //! | live | `epoch:{s}`, `frame:{s}` | the shard's epoch, and the number of its last frame |
 //! | live | channel `live:{s}` | frames, [`crate::frame`] |
@@ -18,6 +20,23 @@ pub const SHARDS_DEFAULT: u16 = 16;
 pub const HISTORY_GROUP: &str = "history";
 /// The one field of a `gps:{s}` entry: a version byte and one or more positions.
 pub const POSITION_FIELD: &str = "p";
+
+/// Payments that are to be made: one entry for each, at least once.
+pub const PAYMENTS_STREAM: &str = "orders:payments";
+/// The one field of a [`PAYMENTS_STREAM`] entry: the payment's UUID as text.
+pub const PAYMENT_FIELD: &str = "payment_id";
+/// The consumer group of payment workers.
+pub const PAYMENTS_GROUP: &str = "payments";
+/// Everything that happens to orders.
+pub const ORDER_EVENTS_STREAM: &str = "orders:events";
+/// What happens to deliveries.
+pub const DELIVERY_EVENTS_STREAM: &str = "deliveries:events";
+/// Of [`ORDER_EVENTS_STREAM`]: logistics, which makes deliveries of paid orders.
+pub const DELIVERIES_GROUP: &str = "deliveries";
+/// Of [`ORDER_EVENTS_STREAM`]: menu-api, which shows what customers think of restaurants.
+pub const RATINGS_GROUP: &str = "ratings";
+/// Of [`DELIVERY_EVENTS_STREAM`]: order-api, whose orders move with their deliveries.
+pub const ORDERS_GROUP: &str = "orders";
 
 /// The shard of a driver: which hash holds its current position, and which channel announces it.
 ///
