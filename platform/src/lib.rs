@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod docs;
 pub mod extract;
 pub mod health;
+pub mod outbox;
 pub mod postgres;
 pub mod problem;
 pub mod redis;

@@ -1,0 +1,201 @@
+//! What a transaction wants to tell other services, written with it and sent on afterwards.
+//!
+//! **Structures.** A service keeps this table in its own migrations, inserts into it in the
+//! transaction that makes the change, and after the commit wakes its [`Relay`]:
+//!
+//! ```sql
+//! CREATE TABLE outbox (
+//!     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+//!     -- Where to: an entry with one field is added to this stream of the queue Redis.
+//!     stream text NOT NULL, field text NOT NULL, payload text NOT NULL
+//! ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
+//! ```
+//!
+//! **Promise.** Every row of a committed transaction is added to its stream at least once, and is
+//! removed only afterwards. What ends in between (a process, Redis, PostgreSQL) leads to a stretch
+//! that is added again. Rows whose writers held one common lock, such as the row of the order that
+//! they tell about, are added in the order of their commits: the first of them for the first time
+//! before the second. For that
+//! - the writers take their ids while they hold the lock, so that ids and commits agree;
+//! - one relay of a database works at a time. Two of them, skipping each other's rows, would swap
+//!   what follows each other; the second waits for the day when the first is gone;
+//! - a batch is added whole or not at all, by MULTI. From a pipeline without it, a Redis that is
+//!   short of memory could refuse the first entry and take the second.
+//!
+//! A relay that was frozen while it worked loses its turn after [`FROZEN_MAX_MS`]; when it thaws it
+//! adds what it had read, which is a stretch that is repeated.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use redis::{Client, RedisError, aio::ConnectionManager};
+use sqlx::{PgPool, Row as _};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::health::{Dependency, Heartbeat};
+
+/// Rows that are added at once at most. Redis does nothing else meanwhile, for about 1 ms.
+pub const BATCH: usize = 500;
+/// Rows of other processes, which cannot wake this relay, are looked for this often.
+const POLL: Duration = Duration::from_millis(25);
+/// After a step this pause lets rows gather: a step costs the same for one as for dozens.
+const PAUSE: Duration = Duration::from_millis(2);
+/// The pause after a step of at least [`BUSY_ROWS`], when CPU is dearer than milliseconds.
+const PAUSE_BUSY: Duration = Duration::from_millis(8);
+/// So many in one step are some 2,000 a second.
+const BUSY_ROWS: usize = 8;
+/// Pause after a failure, doubled up to the second value.
+const RETRY_MIN: Duration = Duration::from_millis(50);
+const RETRY_MAX: Duration = Duration::from_secs(1);
+/// How long a relay that does not move keeps the others from working.
+const FROZEN_MAX_MS: i32 = 10_000;
+/// The backlog is counted this often,
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+/// and no further, so that counting stays cheap when it grows.
+const COUNT_MAX: i64 = 10_000;
+/// The advisory lock of the relay that works; locks are per database.
+const TURN: i64 = i64::from_be_bytes(*b"outbox\0\0");
+
+const IS_ANY: &str = "SELECT EXISTS (SELECT FROM outbox)";
+const COUNT: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS some";
+/// A transaction that is lost with the server's last moments only leaves rows that are added
+/// again, so that its commit need not wait for the disk.
+const TAKE_TURN: &str = "SELECT pg_try_advisory_xact_lock($1),
+    set_config('idle_in_transaction_session_timeout', $2, true),
+    set_config('synchronous_commit', 'off', true)";
+/// Apart from [`TAKE_TURN`], as a statement that began before the turn was ours would still see
+/// the rows that the relay before has removed. The rows need no lock beside the turn.
+const READ: &str = "SELECT id, stream, field, payload FROM outbox ORDER BY id LIMIT $1";
+const REMOVE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
+
+/// Why a step ended without having moved anything. What it was to move stays where it is.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum RelayError {
+    #[error("the outbox cannot be read: {0}")]
+    Database(#[from] sqlx::Error),
+    #[error("the queue does not take entries: {0}")]
+    Redis(#[from] RedisError),
+}
+
+/// Moves rows of one database's outbox into streams.
+pub struct Relay {
+    db: PgPool,
+    redis: ConnectionManager,
+    wake: Arc<Notify>,
+    dependency: Dependency,
+    heartbeat: Heartbeat,
+    counted_at: Option<Instant>,
+}
+
+impl Relay {
+    /// A relay that `wake` tells of new rows; `dependency` is the Redis with the streams.
+    pub fn new(
+        db: PgPool,
+        redis: Client,
+        wake: Arc<Notify>,
+        dependency: Dependency,
+        heartbeat: Heartbeat,
+    ) -> anyhow::Result<Self> {
+        let redis = crate::redis::manager(&redis)?;
+        Ok(Self { db, redis, wake, dependency, heartbeat, counted_at: None })
+    }
+
+    /// Moves rows until `stop`, then ends after the step that is under way.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut retry = RETRY_MIN;
+        let mut is_well = true;
+        while !stop.is_cancelled() {
+            self.heartbeat.beat();
+            let (pause, may_wake) = match self.step().await {
+                Ok(moved) => {
+                    if !is_well {
+                        tracing::info!("relaying again");
+                    }
+                    (retry, is_well) = (RETRY_MIN, true);
+                    match moved {
+                        0 => (POLL, true),
+                        1..BUSY_ROWS => (PAUSE, false),
+                        BUSY_ROWS..BATCH => (PAUSE_BUSY, false),
+                        _ => continue,
+                    }
+                }
+                Err(error) => {
+                    if let RelayError::Redis(error) = &error {
+                        self.dependency.down(error);
+                    }
+                    if is_well {
+                        tracing::warn!(%error, "relaying stands still, trying again");
+                    }
+                    let pause = retry;
+                    (retry, is_well) = ((retry * 2).min(RETRY_MAX), false);
+                    (pause, false)
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.wake.notified(), if may_wake => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Moves up to [`BATCH`] rows and answers how many; 0 also when it is another relay's turn.
+    ///
+    /// # Errors
+    /// Nothing was removed from the outbox; whether the rows were added may be unknown.
+    pub async fn step(&mut self) -> Result<usize, RelayError> {
+        self.count().await?;
+        // Most steps of a quiet time end here, with one short statement.
+        let is_any: bool = sqlx::query_scalar(IS_ANY).fetch_one(&self.db).await?;
+        if !is_any {
+            return Ok(0);
+        }
+        let mut tx = self.db.begin().await?;
+        let is_ours: bool = sqlx::query(TAKE_TURN)
+            .bind(TURN)
+            .bind(FROZEN_MAX_MS.to_string())
+            .fetch_one(&mut *tx)
+            .await?
+            .try_get(0)?;
+        if !is_ours {
+            tx.rollback().await?;
+            return Ok(0);
+        }
+        let rows = sqlx::query(READ).bind(BATCH as i64).fetch_all(&mut *tx).await?;
+        if rows.is_empty() {
+            tx.rollback().await?;
+            return Ok(0);
+        }
+        let mut ids: Vec<i64> = Vec::with_capacity(rows.len());
+        let mut pipeline = redis::pipe();
+        pipeline.atomic();
+        for row in &rows {
+            ids.push(row.try_get(0)?);
+            let [stream, field, payload]: [&str; 3] =
+                [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
+            pipeline.cmd("XADD").arg(stream).arg("*").arg(field).arg(payload);
+        }
+        let added: Vec<String> = pipeline.query_async(&mut self.redis).await?;
+        debug_assert_eq!(added.len(), ids.len());
+        self.dependency.up();
+        sqlx::query(REMOVE).bind(&ids).execute(&mut *tx).await?;
+        tx.commit().await?;
+        metrics::counter!("outbox_relayed_total").increment(ids.len() as u64);
+        Ok(ids.len())
+    }
+
+    /// Tells now and then how many rows wait.
+    async fn count(&mut self) -> Result<(), sqlx::Error> {
+        if self.counted_at.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
+            return Ok(());
+        }
+        self.counted_at = Some(Instant::now());
+        let waiting: i64 = sqlx::query_scalar(COUNT).bind(COUNT_MAX).fetch_one(&self.db).await?;
+        metrics::gauge!("outbox_backlog").set(waiting as f64);
+        Ok(())
+    }
+}
