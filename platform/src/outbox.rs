@@ -60,7 +60,7 @@ const COUNT_MAX: i64 = 10_000;
 const TURN: i64 = i64::from_be_bytes(*b"outbox\0\0");
 
 const IS_ANY: &str = "SELECT EXISTS (SELECT FROM outbox)";
-const COUNT: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS some";
+const COUNT: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted";
 /// A transaction that is lost with the server's last moments only leaves rows that are added
 /// again, so that its commit need not wait for the disk.
 const TAKE_TURN: &str = "SELECT pg_try_advisory_xact_lock($1),
@@ -95,12 +95,12 @@ impl Relay {
     /// A relay that `wake` tells of new rows; `dependency` is the Redis with the streams.
     pub fn new(
         db: PgPool,
-        redis: Client,
+        redis: &Client,
         wake: Arc<Notify>,
         dependency: Dependency,
         heartbeat: Heartbeat,
     ) -> anyhow::Result<Self> {
-        let redis = crate::redis::manager(&redis)?;
+        let redis = crate::redis::manager(redis)?;
         Ok(Self { db, redis, wake, dependency, heartbeat, counted_at: None })
     }
 

@@ -1,7 +1,8 @@
 //! Reads Redis Streams through a consumer group so that nothing is lost.
 //!
 //! **Structures.** A set of streams with one group. [`Consumer`] reads and claims; its clones of
-//! [`Acker`] acknowledge from elsewhere; [`trim()`] shortens a stream from outside.
+//! [`Acker`] acknowledge from elsewhere; [`trim()`] shortens a stream from outside. [`follow()`] is
+//! all of this for events that are applied batch by batch.
 //!
 //! **Promise.** Every entry that was in a stream is handed out at least once, also when the group
 //! was lost (it is created at `0`, never at `$`), when a consumer died (its entries are claimed
@@ -15,6 +16,7 @@
 
 mod acker;
 mod consumer;
+mod follow;
 mod trim;
 
 use std::{collections::BTreeSet, fmt, str::FromStr, sync::Arc, time::Duration};
@@ -25,7 +27,8 @@ use redis::{ErrorKind, RedisError, RedisResult, Value};
 pub use self::{
     acker::Acker,
     consumer::Consumer,
-    trim::{Trimmed, trim},
+    follow::{Apply, Later, follow},
+    trim::{Trimmed, keep_trimmed, trim, trim_for},
 };
 
 /// An entry's id, in Redis' own order.

@@ -1,8 +1,14 @@
 //! Shortening streams without losing anything.
 
-use redis::{ErrorKind, RedisResult, Value, aio::ConnectionManager};
+use std::time::Duration;
+
+use redis::{Client, ErrorKind, RedisResult, Value, aio::ConnectionManager};
+use tokio_util::sync::CancellationToken;
 
 use super::{StreamId, unexpected};
+
+/// [`keep_trimmed`] trims this often.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
 
 /// What [`trim()`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,6 +24,15 @@ pub struct Trimmed {
 /// Never more: the order of the two questions matters. First how far each group has read, then
 /// what it has not acknowledged; an entry that is delivered in between lies above the first answer.
 pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<Trimmed> {
+    trim_for(control, stream, &[]).await
+}
+
+/// [`trim()`], but nothing while one of these groups does not exist: it will want to read all.
+pub async fn trim_for(
+    control: &mut ConnectionManager,
+    stream: &str,
+    wanted: &[&str],
+) -> RedisResult<Trimmed> {
     let groups: Value =
         match redis::cmd("XINFO").arg("GROUPS").arg(stream).query_async(control).await {
             // No such stream: nothing to trim.
@@ -29,6 +44,7 @@ pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<
             other => other?,
         };
     let groups: Vec<std::collections::HashMap<String, Value>> = redis::from_redis_value(groups)?;
+    let mut missing = wanted.to_vec();
     let mut keep_from: Option<StreamId> = None;
     for mut group in groups {
         let mut text = |key: &str| -> RedisResult<String> {
@@ -37,6 +53,7 @@ pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<
             )?)
         };
         let name = text("name")?;
+        missing.retain(|wanted| *wanted != name);
         let read_to: StreamId =
             text("last-delivered-id")?.parse().map_err(|_| unexpected("XINFO GROUPS"))?;
         let (_, oldest, _, _): (u64, Option<String>, Value, Value) =
@@ -47,7 +64,9 @@ pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<
         keep_from = Some(keep_from.map_or(needed, |id| id.min(needed)));
     }
     // Without a group nobody has read anything.
-    let Some(keep_from) = keep_from else { return Ok(Trimmed::default()) };
+    let Some(keep_from) = keep_from.filter(|_| missing.is_empty()) else {
+        return Ok(Trimmed::default());
+    };
     let mut trimmed = 0;
     loop {
         // Whole nodes, a limited number at a time: other clients wait meanwhile.
@@ -76,4 +95,43 @@ pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<
         .query_async(control)
         .await?;
     Ok(Trimmed { trimmed: trimmed + rest, left })
+}
+
+/// Trims streams until `stop`, each with the groups that must exist before anything is removed.
+/// For the process that writes them.
+///
+/// # Errors
+/// The client's settings cannot work.
+pub async fn keep_trimmed(
+    client: Client,
+    streams: Vec<(&'static str, &'static [&'static str])>,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let mut control = crate::redis::manager(&client)?;
+    let mut tick = tokio::time::interval(TRIM_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_well = true;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = tick.tick() => {}
+        }
+        for (stream, groups) in &streams {
+            match trim_for(&mut control, stream, groups).await {
+                Ok(Trimmed { trimmed, left }) => {
+                    is_well = true;
+                    metrics::counter!("stream_trimmed_total", "stream" => *stream)
+                        .increment(trimmed);
+                    metrics::gauge!("stream_backlog_entries", "stream" => *stream).set(left as f64);
+                }
+                Err(error) => {
+                    if is_well {
+                        tracing::warn!(%error, stream, "trimming failed, trying again");
+                    }
+                    is_well = false;
+                    break;
+                }
+            }
+        }
+    }
 }

@@ -1,10 +1,14 @@
-//! The HTTP side of the platform through a real listener.
+//! The HTTP side of the platform through a real listener, and streams on real stores.
 
 mod access;
 #[cfg(target_os = "linux")]
 mod cost;
 mod extract;
+#[cfg(feature = "stores")]
+mod follow;
 mod health;
 mod kit;
 mod layers;
+#[cfg(feature = "stores")]
+mod outbox;
 mod serve;
