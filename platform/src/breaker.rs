@@ -21,6 +21,8 @@
 //! The clock is the caller's: every method takes `now`, and nothing here waits. A call needs a time
 //! limit of its own, since a probe that never ends keeps the breaker from closing.
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -133,23 +135,33 @@ impl Breaker {
     ///
     /// # Errors
     /// [`Open`] when the call must not be made now.
-    pub fn try_acquire(&self, now: Instant) -> Result<Permit<'_>, Open> {
+    pub fn try_acquire(&self, now: Instant) -> Result<Permit<&Self>, Open> {
+        let (generation, probe) = self.admit(now)?;
+        Ok(Permit { breaker: self, generation, probe })
+    }
+
+    /// As [`Breaker::try_acquire`], with a permit that can be taken along into a task.
+    ///
+    /// # Errors
+    /// [`Open`] when the call must not be made now.
+    pub fn try_acquire_owned(self: &Arc<Self>, now: Instant) -> Result<OwnedPermit, Open> {
+        let (generation, probe) = self.admit(now)?;
+        Ok(Permit { breaker: Arc::clone(self), generation, probe })
+    }
+
+    /// The generation that a call belongs to, and whether it is the probe.
+    fn admit(&self, now: Instant) -> Result<(u64, bool), Open> {
         let generation = self.closed.load(Ordering::Acquire);
         if generation != NOT_CLOSED {
-            return Ok(Permit { breaker: self, generation, probe: false });
+            return Ok((generation, false));
         }
         let mut inner = self.inner.lock();
         let now = inner.tick(now);
         match inner.phase {
             // Closed in between.
-            Phase::Closed => {
-                Ok(Permit { breaker: self, generation: inner.generation, probe: false })
-            }
+            Phase::Closed => Ok((inner.generation, false)),
             Phase::Open { until } if now < until => Err(Open { retry_after: until - now }),
-            Phase::Open { .. } => {
-                let generation = self.enter(&mut inner, Phase::Probing);
-                Ok(Permit { breaker: self, generation, probe: true })
-            }
+            Phase::Open { .. } => Ok((self.enter(&mut inner, Phase::Probing), true)),
             Phase::Probing => {
                 Err(Open { retry_after: self.settings.open_for.max(Duration::from_millis(1)) })
             }
@@ -191,6 +203,15 @@ impl Breaker {
         }
     }
 
+    /// The probe of that generation was not made: whoever comes next may make it.
+    fn not_probed(&self, generation: u64) {
+        let mut inner = self.inner.lock();
+        if inner.generation == generation {
+            let until = inner.latest;
+            self.enter(&mut inner, Phase::Open { until });
+        }
+    }
+
     fn open(&self, inner: &mut Inner, now: Instant) {
         let Settings { open_for, open_max, .. } = self.settings;
         let longer = 1_u32.checked_shl(inner.openings).unwrap_or(u32::MAX);
@@ -229,13 +250,16 @@ impl Inner {
 /// about the call; but a probe's counts as failed, or nobody could ever probe again.
 #[must_use = "tell it how the call ended"]
 #[derive(Debug)]
-pub struct Permit<'a> {
-    breaker: &'a Breaker,
+pub struct Permit<B: Deref<Target = Breaker>> {
+    breaker: B,
     generation: u64,
     probe: bool,
 }
 
-impl Permit<'_> {
+/// A permit that keeps its breaker alive.
+pub type OwnedPermit = Permit<Arc<Breaker>>;
+
+impl<B: Deref<Target = Breaker>> Permit<B> {
     /// The call went well.
     pub fn success(self, now: Instant) {
         self.end(false, now);
@@ -244,6 +268,14 @@ impl Permit<'_> {
     /// The call failed, by an error or by its time limit.
     pub fn failure(self, now: Instant) {
         self.end(true, now);
+    }
+
+    /// No call was made.
+    pub fn unused(mut self) {
+        if self.probe {
+            self.breaker.not_probed(self.generation);
+            self.probe = false;
+        }
     }
 
     fn end(mut self, failed: bool, now: Instant) {
@@ -259,7 +291,7 @@ impl Permit<'_> {
     }
 }
 
-impl Drop for Permit<'_> {
+impl<B: Deref<Target = Breaker>> Drop for Permit<B> {
     fn drop(&mut self) {
         if self.probe {
             self.breaker.ended(self.generation, true, true, None);

@@ -13,6 +13,8 @@ pub mod postgres;
 pub mod problem;
 pub mod redis;
 pub mod run;
+#[cfg(feature = "sabotage")]
+pub mod sabotage;
 pub mod serve;
 #[cfg(feature = "stores")]
 pub mod stores;

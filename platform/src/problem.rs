@@ -36,6 +36,7 @@ struct Inner {
     detail: Option<Cow<'static, str>>,
     request_id: Option<Box<str>>,
     fields: Vec<FieldError>,
+    extension: Option<(&'static str, serde_json::Value)>,
     headers: Vec<(HeaderName, HeaderValue)>,
 }
 
@@ -59,6 +60,7 @@ impl Problem {
             detail: None,
             request_id: None,
             fields: Vec::new(),
+            extension: None,
             headers: Vec::new(),
         }))
     }
@@ -78,6 +80,13 @@ impl Problem {
         message: impl Into<Cow<'static, str>>,
     ) -> Self {
         self.0.fields.push(FieldError { field: field.into(), message: message.into() });
+        self
+    }
+
+    /// Adds a member that clients of this kind of problem may read (RFC 9457, 3.2); one at most.
+    #[must_use]
+    pub fn extension(mut self, name: &'static str, value: serde_json::Value) -> Self {
+        self.0.extension = Some((name, value));
         self
     }
 
@@ -235,6 +244,9 @@ impl Serialize for Problem {
         }
         if !inner.fields.is_empty() {
             map.serialize_entry("errors", &inner.fields)?;
+        }
+        if let Some((name, value)) = &inner.extension {
+            map.serialize_entry(name, value)?;
         }
         map.end()
     }

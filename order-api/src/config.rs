@@ -1,0 +1,155 @@
+//! Settings; each one's comment is its help text.
+
+use std::{path::PathBuf, time::Duration};
+
+use anyhow::ensure;
+use clap::{Args, Parser};
+use platform::{auth::AuthArgs, run::parse_duration, serve::HttpArgs};
+use secrecy::SecretString;
+
+/// Settings of the service.
+#[derive(Clone, Args)]
+pub struct Config {
+    /// PostgreSQL database of this service
+    #[arg(long, env = "ORDER_DATABASE_URL", hide_env_values = true)]
+    pub database_url: SecretString,
+    /// Redis with the streams: appendonly, appendfsync always, noeviction
+    #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
+    pub redis_queue_url: SecretString,
+    /// Redis that copies of carts are kept in: allkeys-lru, may lose its data
+    #[arg(long, env = "REDIS_CACHE_URL", hide_env_values = true)]
+    pub redis_cache_url: SecretString,
+    /// Connections to PostgreSQL
+    #[arg(long, env = "ORDER_DATABASE_CONNECTIONS", default_value_t = 24)]
+    pub database_connections: u32,
+
+    /// Where menu-api answers
+    #[arg(long, env = "MENU_URL", default_value = "http://127.0.0.1:8001")]
+    pub menu_url: String,
+    /// A read of a menu that takes longer is given up
+    #[arg(long, env = "ORDER_MENU_TIMEOUT", default_value = "1s", value_parser = parse_duration)]
+    pub menu_timeout: Duration,
+    /// While menu-api does not answer, a menu that it confirmed so long ago is used
+    #[arg(long, env = "ORDER_MENU_STALE_MAX", default_value = "10m", value_parser = parse_duration)]
+    pub menu_stale_max: Duration,
+    /// Menus that this process keeps
+    #[arg(long, env = "ORDER_MENUS_KEPT", default_value_t = 2_000)]
+    pub menus_kept: u64,
+
+    /// Where the payment gateway answers: Stripe's API, or one that speaks like it
+    #[arg(long, env = "PAYMENT_GATEWAY_URL", default_value = "http://127.0.0.1:8010")]
+    pub gateway_url: String,
+    /// The gateway's secret key
+    #[arg(long, env = "PAYMENT_GATEWAY_KEY", hide_env_values = true)]
+    pub gateway_key: SecretString,
+    /// A call of the gateway that takes longer has an unknown end
+    #[arg(long, env = "PAYMENT_TIMEOUT", default_value = "10s", value_parser = parse_duration)]
+    pub payment_timeout: Duration,
+    /// How long a payment belongs to the worker that took it
+    #[arg(long, env = "PAYMENT_LEASE", default_value = "30s", value_parser = parse_duration)]
+    pub payment_lease: Duration,
+    /// Calls of the gateway at a time
+    #[arg(long, env = "PAYMENT_CONCURRENCY", default_value_t = 256)]
+    pub payment_concurrency: usize,
+    /// A new payment that the stream has not brought to a worker is taken without it after this
+    #[arg(long, env = "PAYMENT_SWEEP_AFTER", default_value = "5s", value_parser = parse_duration)]
+    pub payment_sweep_after: Duration,
+    /// How often the gateway's books are compared with ours
+    #[arg(long, env = "PAYMENT_RECONCILE_EVERY", default_value = "60s", value_parser = parse_duration)]
+    pub payment_reconcile_every: Duration,
+
+    /// PEM file of the Ed25519 key that signs tracking tokens; without it there are none
+    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
+    pub signing_key_file: Option<PathBuf>,
+    /// Where tracking sockets are opened, with {order_id} for the order
+    #[arg(
+        long,
+        env = "ORDER_TRACKING_URL",
+        default_value = "ws://127.0.0.1:8002/api/v1/drivers/orders/{order_id}/driver-location"
+    )]
+    pub tracking_url: String,
+
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub http: HttpArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub auth: AuthArgs,
+}
+
+impl Config {
+    /// Reads flags as the command line does; what is not named comes from the environment or has
+    /// its default.
+    pub fn from_flags(flags: &[&str]) -> anyhow::Result<Self> {
+        #[derive(Parser)]
+        #[command(no_binary_name = true)]
+        struct Flags {
+            #[command(flatten)]
+            config: Config,
+        }
+        let config = Flags::try_parse_from(flags)?.config;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// Refuses settings that cannot work, or not together.
+    pub fn validate(&self) -> anyhow::Result<()> {
+        ensure!(self.database_connections >= 10, "database connections must be at least 10");
+        ensure!(
+            (1..=10_000).contains(&self.payment_concurrency),
+            "payment concurrency must be between 1 and 10000"
+        );
+        ensure!(
+            self.payment_timeout >= Duration::from_millis(100),
+            "payment timeout must be at least 100ms"
+        );
+        ensure!(
+            self.payment_lease >= self.payment_timeout * 2,
+            "payment lease must be at least twice the payment timeout: a call must be over before \
+             another worker makes it again"
+        );
+        ensure!(
+            self.payment_reconcile_every >= Duration::from_secs(1),
+            "payments must not be reconciled more often than each second"
+        );
+        ensure!(
+            self.tracking_url.contains("{order_id}"),
+            "the tracking URL must have {{order_id}} in it"
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEEDED: [&str; 10] = [
+        "--database-url",
+        "postgres://localhost/x",
+        "--redis-queue-url",
+        "redis://localhost",
+        "--redis-cache-url",
+        "redis://localhost",
+        "--gateway-key",
+        "sk_test",
+        "--auth-verify-key-files",
+        "public.pem",
+    ];
+
+    #[test]
+    fn settings_that_cannot_work_are_refused() {
+        let with = |flags: &[&str]| Config::from_flags(&[&NEEDED, flags].concat());
+        assert!(with(&[]).is_ok());
+        for bad in [
+            ["--database-connections", "2"],
+            ["--payment-concurrency", "0"],
+            ["--payment-timeout", "20s"],
+            ["--payment-lease", "5s"],
+            ["--payment-reconcile-every", "10ms"],
+            ["--tracking-url", "ws://localhost/"],
+        ] {
+            assert!(with(&bad).is_err(), "{bad:?}");
+        }
+    }
+}

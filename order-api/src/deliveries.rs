@@ -1,0 +1,96 @@
+//! What couriers do moves orders: `deliveries:events` from logistics.
+
+use contracts::{
+    events::{DeliveryEvent, DeliveryEventType, EVENT_FIELD},
+    streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP},
+};
+use platform::{
+    postgres,
+    stream::{Apply, Entry, Later, Options},
+};
+use sqlx::PgPool;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+use crate::{advance::Held, order::Command, payment::dead};
+
+/// Who moves an order, in its history.
+const ACTOR: &str = "service:logistics";
+
+/// Applies deliveries to orders, in any order and any number of times: what an order already is, or
+/// can no longer become, changes nothing.
+pub struct Deliveries {
+    /// The orders' database.
+    pub db: PgPool,
+    /// Told of new rows in the outbox.
+    pub wake: Arc<Notify>,
+}
+
+/// How the stream is read.
+pub fn options() -> Options {
+    Options {
+        streams: vec![DELIVERY_EVENTS_STREAM.to_owned()],
+        group: ORDERS_GROUP,
+        field: EVENT_FIELD,
+        block: Duration::from_millis(500),
+        count: 128,
+        claim_idle: Duration::from_secs(30),
+    }
+}
+
+fn command(event: &DeliveryEvent) -> Option<Command> {
+    match event.kind {
+        DeliveryEventType::PickedUp => Some(Command::PickUp(event.driver_id)),
+        DeliveryEventType::Delivered => Some(Command::Deliver(event.driver_id)),
+        // A delivery that is given up is somebody's to look at; the order is not over by that.
+        DeliveryEventType::Assigned | DeliveryEventType::Cancelled | DeliveryEventType::Unknown => {
+            None
+        }
+    }
+}
+
+impl Deliveries {
+    async fn try_apply(&self, entries: &[Entry]) -> Result<(), sqlx::Error> {
+        let mut events = Vec::with_capacity(entries.len());
+        let mut tx = self.db.begin().await?;
+        for entry in entries {
+            let payload = entry.payload.as_deref().unwrap_or_default();
+            match serde_json::from_slice::<DeliveryEvent>(payload) {
+                Ok(event) => events.extend(command(&event).map(|command| (event, command))),
+                Err(error) => {
+                    let (id, reason) = (entry.id.to_string(), error.to_string());
+                    let payload = entry.payload.as_deref();
+                    dead::letter(&mut *tx, DELIVERY_EVENTS_STREAM, &id, payload, &reason).await?;
+                }
+            }
+        }
+        let orders: Vec<Uuid> = events.iter().map(|(event, _)| event.order_id.0).collect();
+        let mut held = Held::take(&mut tx, &orders).await?;
+        for (event, command) in &events {
+            if held.get(event.order_id).is_none() {
+                // A delivery that was made without an order: by hand, in logistics.
+                continue;
+            }
+            if let Err(error) = held.apply(event.order_id, command, ACTOR) {
+                metrics::counter!("delivery_events_refused_total").increment(1);
+                tracing::info!(order_id = %event.order_id, %error, "a delivery's news came too late");
+            }
+        }
+        held.write(&mut tx).await?;
+        tx.commit().await?;
+        self.wake.notify_one();
+        Ok(())
+    }
+}
+
+impl Apply for Deliveries {
+    async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
+        self.try_apply(entries).await.map_err(|error| {
+            if !postgres::is_unavailable(&error) {
+                tracing::error!(%error, "deliveries cannot be applied to orders");
+            }
+            Later::from(anyhow::Error::from(error))
+        })
+    }
+}

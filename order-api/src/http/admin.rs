@@ -1,0 +1,191 @@
+//! For those who run the system: what is dead, what differs, how the gateway does.
+
+use std::time::Instant;
+
+use axum::{extract::State, http::Method};
+use chrono::{DateTime, Utc};
+use platform::{
+    access::{Row, Who},
+    auth::Role,
+    breaker,
+    extract::{Json, Path, Query},
+    problem::Problem,
+};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+use super::{App, database};
+use crate::payment::dead::{self, DeadEntry, DeadPayment};
+
+const ADMIN: Who = Who::Roles(&[Role::Admin]);
+/// Lines of a page.
+const PAGE: i64 = 100;
+
+pub(super) const ACCESS: &[Row] = &[
+    (Method::GET, "/admin/dead-letters", ADMIN),
+    (Method::POST, "/admin/dead-letters/{payment_id}/redrive", ADMIN),
+    (Method::GET, "/admin/reconciliation", ADMIN),
+    (Method::GET, "/admin/payments", ADMIN),
+];
+
+pub(super) fn routes() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(dead_letters))
+        .routes(routes!(redrive))
+        .routes(routes!(reconciliation))
+        .routes(routes!(payments))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct After {
+    /// `payment_id` of the last one seen.
+    after: Option<Uuid>,
+}
+
+/// What nobody works on.
+#[derive(Serialize, ToSchema)]
+struct DeadLetters {
+    /// By id, 100 at most.
+    payments: Vec<DeadPayment>,
+    /// Newest first, 100 at most.
+    entries: Vec<DeadEntry>,
+}
+
+/// List payments that had all their calls, and stream entries that cannot be read
+#[utoipa::path(
+    get, path = "/admin/dead-letters", tag = "admin", params(After),
+    responses((status = 200, description = "What is dead", body = DeadLetters)),
+)]
+async fn dead_letters(
+    State(app): State<App>,
+    Query(query): Query<After>,
+) -> Result<Json<DeadLetters>, Problem> {
+    let after = query.after.unwrap_or_else(Uuid::nil);
+    let unavailable = |error: sqlx::Error| database(&error);
+    let payments = dead::payments(&app.db, after, PAGE).await.map_err(unavailable)?;
+    let entries = dead::entries(&app.db, PAGE).await.map_err(unavailable)?;
+    Ok(Json(DeadLetters { payments, entries }))
+}
+
+/// A payment that is on its way again.
+#[derive(Serialize, ToSchema)]
+struct Redriven {
+    payment_id: Uuid,
+    status: &'static str,
+}
+
+/// Send a dead payment on its way again, under its old key
+#[utoipa::path(
+    post, path = "/admin/dead-letters/{payment_id}/redrive", tag = "admin",
+    params(("payment_id" = Uuid, Path)),
+    responses(
+        (status = 200, description = "It is due", body = Redriven),
+        (status = 404, description = "No dead payment has this id", body = Problem),
+    ),
+)]
+async fn redrive(
+    State(app): State<App>,
+    Path(payment_id): Path<Uuid>,
+) -> Result<Json<Redriven>, Problem> {
+    if dead::redrive(&app.db, payment_id).await.map_err(|error| database(&error))? {
+        Ok(Json(Redriven { payment_id, status: "due" }))
+    } else {
+        Err(Problem::not_found())
+    }
+}
+
+/// A difference between the gateway's books and ours.
+#[derive(Serialize, ToSchema)]
+struct BreakView {
+    break_id: i64,
+    /// `unknown`, `amount`, `twice`, `made_though_ended` or `missing`.
+    kind: String,
+    payment_id: Option<Uuid>,
+    gateway_id: String,
+    detail: String,
+    /// It was put right without anybody's help.
+    mended: bool,
+    found_at: DateTime<Utc>,
+}
+
+/// What the comparison of the books has found.
+#[derive(Serialize, ToSchema)]
+struct Reconciliation {
+    /// Until when the books were compared.
+    checked_until: Option<DateTime<Utc>>,
+    /// Newest first, 100 at most.
+    breaks: Vec<BreakView>,
+}
+
+/// Show where the gateway's books and ours differ
+#[utoipa::path(
+    get, path = "/admin/reconciliation", tag = "admin",
+    responses((status = 200, description = "What differs", body = Reconciliation)),
+)]
+async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, Problem> {
+    let unavailable = |error: sqlx::Error| database(&error);
+    let checked_until = sqlx::query_scalar!("SELECT checked_until FROM reconciliation")
+        .fetch_optional(&app.db)
+        .await
+        .map_err(unavailable)?;
+    let breaks = sqlx::query_as!(
+        BreakView,
+        "SELECT break_id, kind, payment_id, gateway_id, detail, mended, found_at
+         FROM reconciliation_breaks ORDER BY break_id DESC LIMIT $1",
+        PAGE,
+    )
+    .fetch_all(&app.db)
+    .await
+    .map_err(unavailable)?;
+    Ok(Json(Reconciliation { checked_until, breaks }))
+}
+
+/// How payments do.
+#[derive(Serialize, ToSchema)]
+struct Payments {
+    /// Of this process's calls of the gateway: `closed`, `open` or `half_open`; null where no
+    /// payments are worked on.
+    breaker: Option<&'static str>,
+    /// Payments that are to be made, all processes together.
+    due: i64,
+    /// Of those, how many were tried and have no answer yet.
+    unknown: i64,
+    /// Payments that had all their calls.
+    dead: i64,
+    /// Since when the oldest is due.
+    oldest_due: Option<DateTime<Utc>>,
+}
+
+/// Show how payments and the gateway do
+#[utoipa::path(
+    get, path = "/admin/payments", tag = "admin",
+    responses((status = 200, description = "Now", body = Payments)),
+)]
+async fn payments(State(app): State<App>) -> Result<Json<Payments>, Problem> {
+    let row = sqlx::query!(
+        r#"SELECT count(*) FILTER (WHERE status = 'due') AS "due!",
+                  count(*) FILTER (WHERE status = 'due' AND attempts > 0) AS "unknown!",
+                  count(*) FILTER (WHERE status = 'dead') AS "dead!",
+                  min(created_at) FILTER (WHERE status = 'due') AS oldest_due
+           FROM payments WHERE status IN ('due', 'dead')"#
+    )
+    .fetch_one(&app.db)
+    .await
+    .map_err(|error| database(&error))?;
+    let breaker = app.breaker.as_ref().map(|breaker| match breaker.state(Instant::now()) {
+        breaker::State::Closed => "closed",
+        breaker::State::Open => "open",
+        breaker::State::HalfOpen => "half_open",
+    });
+    Ok(Json(Payments {
+        breaker,
+        due: row.due,
+        unknown: row.unknown,
+        dead: row.dead,
+        oldest_due: row.oldest_due,
+    }))
+}

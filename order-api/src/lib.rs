@@ -1,0 +1,264 @@
+//! Orders taken at once, paid exactly once, whatever fails.
+//!
+//! An order's way is `http/orders.rs` → [`price`] with [`menus`] → [`place`] → the outbox →
+//! [`payment`] → [`advance`] by [`order`], and on by its restaurant ([`act`]) and its courier
+//! ([`deliveries`]).
+
+pub mod act;
+pub mod advance;
+pub mod config;
+pub mod deliveries;
+pub mod http;
+pub mod idempotency;
+pub mod menus;
+pub mod order;
+pub mod payment;
+pub mod place;
+pub mod price;
+pub mod store;
+pub mod view;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use contracts::streams::{DELIVERIES_GROUP, ORDER_EVENTS_STREAM, PAYMENTS_GROUP, PAYMENTS_STREAM};
+use platform::{
+    auth::{Signer, Verifier},
+    breaker::Breaker,
+    health::Health,
+    outbox::Relay,
+    postgres,
+    run::drain,
+    serve::Apps,
+    stream,
+};
+use sqlx::PgPool;
+use tokio::{net::TcpListener, sync::Notify};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use crate::config::Config;
+use crate::{
+    menus::Menus,
+    payment::{gateway::Gateway, reconcile, worker},
+    place::Placer,
+};
+
+/// The schema.
+pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
+
+/// From the request to stop to the end of the process.
+const GRACE: Duration = Duration::from_secs(14);
+/// Answers that are too old to be repeated are forgotten this often.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
+
+/// What this process does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Role {
+    /// Answers requests.
+    Api,
+    /// Makes payments, and moves orders with their deliveries.
+    Worker,
+    /// Moves the outbox to the streams.
+    Relay,
+    /// All of it.
+    All,
+}
+
+impl Role {
+    fn is(self, role: Self) -> bool {
+        self == role || self == Self::All
+    }
+}
+
+/// Brings the database to this build's form.
+pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
+    postgres::migrate(&MIGRATOR, db).await
+}
+
+/// Runs until `shutdown`, then finishes what was begun.
+///
+/// # Errors
+/// A setting cannot work, or the database refuses what this build needs. Stores that are absent are
+/// waited for.
+pub async fn run(
+    config: Config,
+    role: Role,
+    listener: TcpListener,
+    shutdown: CancellationToken,
+) -> anyhow::Result<()> {
+    config.validate()?;
+    platform::telemetry::metrics();
+    let health = Health::new("order-api");
+    let verifier = Verifier::load(&config.auth)?;
+    let queue = platform::redis::client(&config.redis_queue_url)?;
+    let db = postgres::pool(&config.database_url, "order-api", config.database_connections)?;
+
+    let address = listener.local_addr()?;
+    let apps = Apps::starting(&health, &config.http);
+    let serving = tokio::spawn({
+        let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
+        async move { platform::serve::serve(listener, apps, &http, shutdown).await }
+    });
+    let dependency = health.dependency("database");
+    tokio::select! {
+        () = shutdown.cancelled() => return Ok(()),
+        migrated = postgres::open_with_patience(&dependency, || migrate(&db)) => migrated?,
+    }
+
+    let service = Service {
+        config: config.clone(),
+        health: health.clone(),
+        queue,
+        db,
+        wake: Arc::new(Notify::new()),
+        breaker: Arc::new(Breaker::new(worker::breaker_settings(), rand::random(), Instant::now())),
+        tasks: TaskTracker::new(),
+        stop_work: CancellationToken::new(),
+    };
+    if role.is(Role::Relay) {
+        service.start_relay()?;
+    }
+    if role.is(Role::Worker) {
+        service.start_worker()?;
+    }
+    let router = match role.is(Role::Api) {
+        true => service.start_api(verifier, role)?,
+        false => axum::Router::new(),
+    };
+
+    apps.set_ready(platform::serve::layers(router, &health, &config.http));
+    // The router holds placers, whose writers end when nobody can place any more.
+    drop(apps);
+    health.set_ready(true);
+    tracing::info!(%address, ?role, "ready");
+    let stopping_since = platform::serve::ended(serving, &health, &shutdown).await?;
+    service.stop_work.cancel();
+    service.tasks.close();
+    let grace = GRACE.saturating_sub(stopping_since.elapsed());
+    drain("order-api", grace, service.tasks.wait()).await;
+    Ok(())
+}
+
+/// What the roles are started from.
+struct Service {
+    config: Config,
+    health: Health,
+    queue: redis::Client,
+    db: PgPool,
+    /// Tells the relay of this process that there are new rows.
+    wake: Arc<Notify>,
+    breaker: Arc<Breaker>,
+    tasks: TaskTracker,
+    /// Ends the tasks, after the last request.
+    stop_work: CancellationToken,
+}
+
+impl Service {
+    fn start_relay(&self) -> anyhow::Result<()> {
+        let Self { health, queue, db, wake, tasks, stop_work, .. } = self;
+        let relay = Relay::new(
+            db.clone(),
+            queue,
+            Arc::clone(wake),
+            health.dependency("queue"),
+            health.heartbeat("relay"),
+        )?;
+        tasks.spawn(relay.run(stop_work.clone()));
+        let streams: Vec<(&str, &[&str])> =
+            vec![(PAYMENTS_STREAM, &[PAYMENTS_GROUP]), (ORDER_EVENTS_STREAM, &[DELIVERIES_GROUP])];
+        tasks
+            .spawn(logged("trim", stream::keep_trimmed(queue.clone(), streams, stop_work.clone())));
+        tasks.spawn(forget(db.clone(), stop_work.clone()));
+        Ok(())
+    }
+
+    fn start_worker(&self) -> anyhow::Result<()> {
+        let Self { config, health, queue, db, wake, breaker, tasks, stop_work } = self;
+        let gateway = Arc::new(Gateway::new(
+            &config.gateway_url,
+            &config.gateway_key,
+            config.payment_timeout,
+        )?);
+        let worker = worker::Worker {
+            db: db.clone(),
+            redis: queue.clone(),
+            provider: Arc::clone(&gateway),
+            breaker: Arc::clone(breaker),
+            limits: worker::Limits {
+                concurrency: config.payment_concurrency,
+                lease: config.payment_lease,
+            },
+            wake: Arc::clone(wake),
+            health: health.clone(),
+        };
+        tasks.spawn(logged("payments", worker.run(stop_work.clone())));
+        tasks.spawn(reconcile::run(
+            db.clone(),
+            gateway,
+            config.payment_reconcile_every,
+            Arc::clone(wake),
+            health.heartbeat("reconciliation"),
+            stop_work.clone(),
+        ));
+        let deliveries = deliveries::Deliveries { db: db.clone(), wake: Arc::clone(wake) };
+        let following = stream::follow(
+            queue.clone(),
+            deliveries::options(),
+            deliveries,
+            health.dependency("deliveries"),
+            health.heartbeat("deliveries"),
+            stop_work.clone(),
+        );
+        tasks.spawn(logged("deliveries", following));
+        Ok(())
+    }
+
+    fn start_api(&self, verifier: Verifier, role: Role) -> anyhow::Result<axum::Router> {
+        let Self { config, db, wake, breaker, tasks, .. } = self;
+        let menus = Menus::new(
+            &config.menu_url,
+            config.menu_timeout,
+            config.menu_stale_max,
+            config.menus_kept,
+        )?;
+        let signer = config
+            .signing_key_file
+            .as_ref()
+            .map(|file| Signer::load(file, &config.auth.issuer, &config.auth.audience))
+            .transpose()?;
+        let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);
+        Ok(http::router(http::App::new(http::Parts {
+            db: db.clone(),
+            menus,
+            placer,
+            running: idempotency::Running::default(),
+            wake: Arc::clone(wake),
+            tasks: tasks.clone(),
+            breaker: role.is(Role::Worker).then(|| Arc::clone(breaker)),
+            signer,
+            tracking_url: config.tracking_url.clone(),
+            verifier,
+        })))
+    }
+}
+
+async fn forget(db: PgPool, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(FORGET_EVERY);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if let Err(error) = idempotency::forget(&db).await {
+            tracing::warn!(%error, "old answers could not be forgotten, trying again later");
+        }
+    }
+}
+
+async fn logged(task: &'static str, work: impl Future<Output = anyhow::Result<()>>) {
+    if let Err(error) = work.await {
+        tracing::error!(task, error = format!("{error:#}"), "ended");
+    }
+}

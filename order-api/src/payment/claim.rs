@@ -1,0 +1,117 @@
+//! Taking payments under a lease. The attempt is on disk before anybody is called.
+
+use std::time::Duration;
+
+use contracts::{
+    ids::OrderId,
+    money::{Currency, Money},
+};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{Job, Kind};
+use crate::advance::decode;
+
+struct Row {
+    payment_id: Uuid,
+    order_id: Uuid,
+    kind: String,
+    amount: i64,
+    currency: String,
+    payment_method: String,
+    charge_gateway_id: Option<String>,
+    gateway_id: Option<String>,
+    attempts: i32,
+    calls_max: i32,
+    lease: Option<Uuid>,
+}
+
+/// Takes those of `payments` that nobody has; the others are settled, held, or wait for their time.
+///
+/// # Errors
+/// PostgreSQL failed.
+pub async fn named(
+    db: &PgPool,
+    payments: &[Uuid],
+    lease_for: Duration,
+) -> Result<Vec<Job>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"WITH free AS (
+               SELECT payment_id FROM payments
+               WHERE payment_id = ANY($1) AND status = 'due' AND (attempts = 0 OR next_at <= now())
+               ORDER BY payment_id FOR NO KEY UPDATE SKIP LOCKED
+           ), taken AS (
+               UPDATE payments p
+               SET attempts = attempts + 1, lease = gen_random_uuid(),
+                   next_at = now() + make_interval(secs => $2)
+               FROM free WHERE p.payment_id = free.payment_id
+               RETURNING p.*
+           ), noted AS (
+               INSERT INTO payment_attempts (payment_id, n, started_at)
+               SELECT payment_id, attempts, now() FROM taken
+           )
+           SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
+                  amount AS "amount!", currency AS "currency!",
+                  payment_method AS "payment_method!", charge_gateway_id, gateway_id,
+                  attempts AS "attempts!", calls_max AS "calls_max!", lease
+           FROM taken"#,
+        payments,
+        lease_for.as_secs_f64(),
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(job).collect()
+}
+
+/// Takes up to `count` of those whose time has come, longest overdue first.
+///
+/// # Errors
+/// PostgreSQL failed.
+pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job>, sqlx::Error> {
+    let rows = sqlx::query_as!(
+        Row,
+        r#"WITH free AS (
+               SELECT payment_id FROM payments
+               WHERE status = 'due' AND next_at <= now()
+               ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
+           ), taken AS (
+               UPDATE payments p
+               SET attempts = attempts + 1, lease = gen_random_uuid(),
+                   next_at = now() + make_interval(secs => $2)
+               FROM free WHERE p.payment_id = free.payment_id
+               RETURNING p.*
+           ), noted AS (
+               INSERT INTO payment_attempts (payment_id, n, started_at)
+               SELECT payment_id, attempts, now() FROM taken
+           )
+           SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
+                  amount AS "amount!", currency AS "currency!",
+                  payment_method AS "payment_method!", charge_gateway_id, gateway_id,
+                  attempts AS "attempts!", calls_max AS "calls_max!", lease
+           FROM taken"#,
+        count,
+        lease_for.as_secs_f64(),
+    )
+    .fetch_all(db)
+    .await?;
+    rows.into_iter().map(job).collect()
+}
+
+fn job(row: Row) -> Result<Job, sqlx::Error> {
+    Ok(Job {
+        payment_id: row.payment_id,
+        order_id: OrderId(row.order_id),
+        kind: Kind::parse(&row.kind).ok_or_else(|| decode("kind of payment"))?,
+        money: Money {
+            amount: row.amount,
+            currency: Currency::parse(&row.currency).map_err(decode)?,
+        },
+        payment_method: row.payment_method,
+        charge_gateway_id: row.charge_gateway_id,
+        gateway_id: row.gateway_id,
+        attempt: row.attempts,
+        is_last: row.attempts >= row.calls_max,
+        lease: row.lease.ok_or_else(|| decode("a payment without a lease"))?,
+    })
+}

@@ -1,0 +1,253 @@
+//! An order as clients see it.
+
+use chrono::{DateTime, Utc};
+use contracts::{
+    events::OrderEventData,
+    ids::{CustomerId, DriverId, ItemId, OrderId, RestaurantId},
+    money::{Currency, Money},
+    order::{OrderStatus, PaymentStatus},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    place::NewOrder,
+    price::{Choice, PricedLine},
+};
+
+/// An order.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct OrderView {
+    #[schema(value_type = Uuid)]
+    pub order_id: OrderId,
+    /// The other orders of one checkout have the same.
+    pub group_id: Option<Uuid>,
+    #[schema(value_type = i64)]
+    pub customer_id: CustomerId,
+    #[schema(value_type = i64)]
+    pub restaurant_id: RestaurantId,
+    pub restaurant_name: String,
+    #[schema(value_type = String)]
+    pub status: OrderStatus,
+    #[schema(value_type = String)]
+    pub payment_status: PaymentStatus,
+    /// The `seq` of the last event; a change can be made on condition of it.
+    pub version: i64,
+    pub items: Vec<LineView>,
+    #[schema(value_type = Object)]
+    pub subtotal: Money,
+    #[schema(value_type = Object)]
+    pub tax: Money,
+    #[schema(value_type = Object)]
+    pub delivery_fee: Money,
+    #[schema(value_type = Object)]
+    pub tip: Money,
+    #[schema(value_type = Object)]
+    pub total: Money,
+    /// What was given back.
+    #[schema(value_type = Object)]
+    pub refunded: Money,
+    /// Of the menu that the prices are from.
+    pub menu_version: i64,
+    #[schema(value_type = Object)]
+    pub delivery_address: Box<RawValue>,
+    pub payment_method: String,
+    /// Why it was rejected, cancelled or not paid.
+    pub reason: Option<String>,
+    /// When the kitchen says that it is ready.
+    pub ready_at: Option<DateTime<Utc>>,
+    #[schema(value_type = Option<i64>)]
+    pub driver_id: Option<DriverId>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+/// An order with all that has happened to it.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct OrderDetail {
+    #[serde(flatten)]
+    pub order: OrderView,
+    /// Calls of the gateway, for the charge and for refunds.
+    pub payment_attempts: Vec<AttemptView>,
+    /// What has happened, by `seq`.
+    pub events: Vec<EventView>,
+}
+
+/// A line of an order.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct LineView {
+    #[schema(value_type = i64)]
+    pub item_id: ItemId,
+    pub name: String,
+    pub quantity: u32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub choices: Vec<Choice>,
+    /// Of one, choices included.
+    #[schema(value_type = Object)]
+    pub unit_price: Money,
+    #[schema(value_type = Object)]
+    pub line_total: Money,
+}
+
+/// A call of the gateway.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct AttemptView {
+    pub payment_id: Uuid,
+    /// `charge` or `refund`.
+    pub kind: String,
+    /// Which call of this payment, from 1.
+    pub attempt: i32,
+    /// `sent` while it runs, then `succeeded`, `declined` or `unknown`.
+    pub outcome: String,
+    pub detail: Option<String>,
+    pub started_at: DateTime<Utc>,
+    pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// Something that has happened to an order.
+#[derive(Debug, Serialize, ToSchema)]
+#[allow(missing_docs)]
+pub struct EventView {
+    pub seq: i64,
+    /// `order.confirmed`
+    #[serde(rename = "type")]
+    pub kind: String,
+    #[schema(value_type = String)]
+    pub status: OrderStatus,
+    #[schema(value_type = String)]
+    pub payment_status: PaymentStatus,
+    #[schema(value_type = Object)]
+    pub data: OrderEventData,
+    pub at: DateTime<Utc>,
+}
+
+/// Where the food is to be brought.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Address {
+    /// All in one line.
+    Line(String),
+    /// In parts.
+    Parts(AddressParts),
+}
+
+/// An address in parts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(missing_docs)]
+pub struct AddressParts {
+    pub street: String,
+    pub city: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postal_code: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latitude: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub longitude: Option<f64>,
+    /// For the courier.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instructions: Option<String>,
+}
+
+/// Of each part of an address, in bytes.
+const PART_MAX_BYTES: usize = 500;
+
+impl Address {
+    /// What is wrong with it: a field and what is expected.
+    ///
+    /// # Errors
+    /// The first field that is wrong.
+    pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
+        const WRONG: &str = "must be 1 to 500 bytes without control characters";
+        let is_text = |text: &str| {
+            !text.trim().is_empty()
+                && text.len() <= PART_MAX_BYTES
+                && !text.chars().any(|c| c.is_control() && c != '\n')
+        };
+        let parts = match self {
+            Self::Line(line) if is_text(line) => return Ok(()),
+            Self::Line(_) => return Err(("delivery_address", WRONG)),
+            Self::Parts(parts) => parts,
+        };
+        let optional = |part: &Option<String>| part.as_deref().is_none_or(is_text);
+        let within = |degrees: Option<f64>, max: f64| {
+            degrees.is_none_or(|degrees| degrees.is_finite() && degrees.abs() <= max)
+        };
+        let wrong = [
+            (is_text(&parts.street), "delivery_address.street", WRONG),
+            (is_text(&parts.city), "delivery_address.city", WRONG),
+            (optional(&parts.postal_code), "delivery_address.postal_code", WRONG),
+            (optional(&parts.country), "delivery_address.country", WRONG),
+            (optional(&parts.instructions), "delivery_address.instructions", WRONG),
+            (within(parts.latitude, 90.0), "delivery_address.latitude", "must be -90 to 90"),
+            (within(parts.longitude, 180.0), "delivery_address.longitude", "must be -180 to 180"),
+            (
+                parts.latitude.is_some() == parts.longitude.is_some(),
+                "delivery_address.longitude",
+                "must come with latitude",
+            ),
+        ];
+        match wrong.into_iter().find(|(is_right, ..)| !is_right) {
+            Some((_, field, message)) => Err((field, message)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Lines as they are stored, with their currency.
+pub fn lines(lines: Vec<PricedLine>, currency: Currency) -> Vec<LineView> {
+    let money = |amount| Money { amount, currency };
+    let line = |line: PricedLine| LineView {
+        item_id: line.item_id,
+        name: line.name,
+        quantity: line.quantity,
+        choices: line.choices,
+        unit_price: money(line.unit_price),
+        line_total: money(line.line_total),
+    };
+    lines.into_iter().map(line).collect()
+}
+
+impl OrderView {
+    /// An order that is just being taken.
+    ///
+    /// # Errors
+    /// The address is not JSON.
+    pub fn of_new(order: &NewOrder) -> serde_json::Result<Self> {
+        let priced = &order.priced;
+        let money = |amount| Money { amount, currency: priced.currency };
+        Ok(Self {
+            order_id: order.order_id,
+            group_id: order.group_id,
+            customer_id: order.customer_id,
+            restaurant_id: priced.restaurant_id,
+            restaurant_name: priced.restaurant_name.clone(),
+            status: OrderStatus::PaymentProcessing,
+            payment_status: PaymentStatus::Processing,
+            version: 1,
+            items: lines(priced.lines.clone(), priced.currency),
+            subtotal: money(priced.subtotal),
+            tax: money(priced.tax),
+            delivery_fee: money(priced.delivery_fee),
+            tip: money(priced.tip),
+            total: money(priced.total),
+            refunded: money(0),
+            menu_version: priced.menu_version,
+            delivery_address: RawValue::from_string(order.delivery_address.clone())?,
+            payment_method: order.payment_method.clone(),
+            reason: None,
+            ready_at: None,
+            driver_id: None,
+            created_at: order.at,
+            updated_at: order.at,
+        })
+    }
+}
