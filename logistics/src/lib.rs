@@ -1,7 +1,8 @@
 //! GPS ingest, history, driver index and order tracking.
 //!
 //! The GPS path reads from top to bottom through [`fix`], [`ingest`], [`pipeline`], [`live`] and
-//! [`history`], [`current`] with its [`index`], and ends in [`tracking`].
+//! [`history`], [`current`] with its [`index`], and ends in [`tracking`]. An order's way leads
+//! through [`orders`] to [`deliveries`], whose changes the outbox tells to other services.
 
 pub mod config;
 pub mod current;
@@ -15,6 +16,7 @@ pub mod ingest;
 pub mod limits;
 pub mod live;
 pub mod location;
+pub mod orders;
 pub mod pipeline;
 #[cfg(feature = "sabotage")]
 mod sabotage;
@@ -24,9 +26,12 @@ use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use chrono::TimeDelta;
-use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps};
+use contracts::streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP};
+use platform::{
+    auth::Verifier, health::Health, outbox::Relay, postgres, run::drain, serve::Apps, stream,
+};
 use sqlx::PgPool;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::config::Config;
@@ -36,6 +41,7 @@ use crate::{
     history::History,
     limits::Limits,
     live::Lane,
+    orders::Orders,
     pipeline::{Batching, Worker},
     tracking::Hub,
 };
@@ -57,7 +63,8 @@ const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
 pub enum Role {
     /// Answers requests and sockets.
     Api,
-    /// Moves fixes from the streams to history and to the live positions.
+    /// Moves fixes from the streams to history and to the live positions, and events between
+    /// orders and deliveries.
     Worker,
     /// Both.
     All,
@@ -189,6 +196,35 @@ impl Service {
         };
         tasks.spawn(logged("worker", worker.run(stop_work.clone())));
         tasks.spawn(maintain(Arc::clone(history), config.retention, stop_work.clone()));
+        self.start_orders()
+    }
+
+    /// From orders' events to deliveries, and from deliveries to other services.
+    fn start_orders(&self) -> anyhow::Result<()> {
+        let Self { health, queue, history, tasks, stop_work, .. } = self;
+        let db = history.db();
+        let wake = Arc::new(Notify::new());
+        let dependency = health.dependency("streams");
+        let relay = Relay::new(
+            db.clone(),
+            queue,
+            Arc::clone(&wake),
+            dependency.clone(),
+            health.heartbeat("outbox relay"),
+        )?;
+        tasks.spawn(relay.run(stop_work.clone()));
+        let following = stream::follow(
+            queue.clone(),
+            orders::options(),
+            Orders { db: db.clone(), wake },
+            dependency,
+            health.heartbeat("order follower"),
+            stop_work.clone(),
+        );
+        tasks.spawn(logged("orders", following));
+        let told = vec![(DELIVERY_EVENTS_STREAM, &[ORDERS_GROUP] as &[_])];
+        let trimming = stream::keep_trimmed(queue.clone(), told, stop_work.clone());
+        tasks.spawn(logged("trimming", trimming));
         Ok(())
     }
 

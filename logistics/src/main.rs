@@ -30,7 +30,7 @@ struct Arguments {
 enum Command {
     /// Answer requests and sockets
     Api,
-    /// Move fixes from the streams to history
+    /// Move fixes from the streams to history, and events between orders and deliveries
     Worker,
     /// Both in one process
     All,

@@ -10,13 +10,20 @@
 //! What may follow what is decided here, without I/O; [`store`] makes it last. Every change adds
 //! one to `version` and leaves the event of that `seq`, so the events of a delivery are
 //! 1, 2, … `version` without a gap.
+//!
+//! How far its order is belongs to the same events, so that whoever watches sees kitchen and
+//! courier in one sequence. [`hear`] says what an event of the order means for the delivery.
 
 pub mod store;
 
 use std::fmt;
 
 use chrono::{DateTime, Utc};
-use contracts::ids::{CustomerId, DriverId, OrderId, RestaurantId};
+use contracts::{
+    events::{OrderEvent, OrderEventType},
+    ids::{CustomerId, DriverId, OrderId, RestaurantId},
+    order::OrderStatus,
+};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -129,6 +136,13 @@ pub struct Delivery {
     pub driver_id: Option<DriverId>,
     /// How far it is.
     pub status: Status,
+    /// How far its order is, as far as that is known here.
+    #[schema(value_type = Option<String>)]
+    pub order_status: Option<OrderStatus>,
+    /// The greatest `seq` of the order's own events that was heard; 0 when none was.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub order_seq: i64,
     /// The `seq` of its last event.
     pub version: i64,
     /// When it was created.
@@ -166,11 +180,115 @@ impl Delivery {
                 next.driver_id = Some(driver_id);
                 next.assigned_at = Some(at);
             }
-            Change::PickUp => next.picked_up_at = Some(at),
-            Change::Deliver | Change::Cancel => next.ended_at = Some(at),
+            Change::PickUp => {
+                next.picked_up_at = Some(at);
+                next.order_status = Some(OrderStatus::PickedUp);
+            }
+            Change::Deliver => {
+                next.ended_at = Some(at);
+                next.order_status = Some(OrderStatus::Delivered);
+            }
+            Change::Cancel => {
+                next.ended_at = Some(at);
+                next.order_status = Some(OrderStatus::Cancelled);
+            }
         }
         Ok(Some(next))
     }
+
+    /// The event that made it what it is.
+    fn last_event(&self) -> Event {
+        Event {
+            seq: self.version,
+            status: self.status,
+            order_status: self.order_status,
+            driver_id: self.driver_id,
+            at: self.updated_at,
+        }
+    }
+
+    /// The delivery that an order's event begins.
+    fn of_order(event: &OrderEvent, order_status: OrderStatus) -> Self {
+        let is_over = order_status.is_final();
+        Self {
+            order_id: event.order_id,
+            customer_id: event.customer_id,
+            restaurant_id: Some(event.restaurant_id),
+            driver_id: None,
+            status: if is_over { Status::Cancelled } else { Status::Confirmed },
+            order_status: Some(order_status),
+            order_seq: event.seq,
+            version: 1,
+            created_at: event.at,
+            assigned_at: None,
+            picked_up_at: None,
+            ended_at: is_over.then_some(event.at),
+            updated_at: event.at,
+        }
+    }
+}
+
+/// What an event of the order means for its delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// Nothing at all.
+    Nothing,
+    /// No more than that it was heard.
+    Noted(Delivery),
+    /// A new version of the delivery, with its event.
+    Changed(Delivery),
+}
+
+/// Decides what an order's event does to its delivery, if it has one.
+///
+/// Events may come again and in another order than they happened in:
+/// - whichever comes first begins the delivery, also one that ends the order. That delivery is
+///   cancelled from its first event on, and what should have come before it changes nothing;
+/// - an event that is not above those heard is skipped;
+/// - the order's status only grows: a courier may have picked up what the kitchen calls ready
+///   only now.
+pub fn hear(known: Option<&Delivery>, event: &OrderEvent) -> Heard {
+    let order_status = match event.kind {
+        OrderEventType::Confirmed => OrderStatus::Confirmed,
+        OrderEventType::Accepted => OrderStatus::Accepted,
+        OrderEventType::Preparing => OrderStatus::Preparing,
+        OrderEventType::Ready => OrderStatus::Ready,
+        OrderEventType::PickedUp => OrderStatus::PickedUp,
+        OrderEventType::Delivered => OrderStatus::Delivered,
+        OrderEventType::Cancelled => OrderStatus::Cancelled,
+        OrderEventType::Rejected => OrderStatus::Rejected,
+        _ => return Heard::Nothing,
+    };
+    // Their delivery itself has said so before.
+    let is_echo = matches!(order_status, OrderStatus::PickedUp | OrderStatus::Delivered);
+    let Some(known) = known else {
+        return if is_echo {
+            Heard::Nothing
+        } else {
+            Heard::Changed(Delivery::of_order(event, order_status))
+        };
+    };
+    if event.seq <= known.order_seq {
+        return Heard::Nothing;
+    }
+    let noted = Delivery { order_seq: event.seq, ..known.clone() };
+    // A delivery that was created without its order's events is confirmed as it stands.
+    let is_news = known.order_status.unwrap_or(OrderStatus::Confirmed) < order_status;
+    if is_echo || !is_news || known.status.is_final() {
+        return Heard::Noted(noted);
+    }
+    let at = event.at.max(known.updated_at);
+    let mut next = Delivery {
+        order_status: Some(order_status),
+        version: known.version + 1,
+        updated_at: at,
+        ..noted
+    };
+    if order_status.is_final() {
+        next.status = Status::Cancelled;
+        next.ended_at = Some(at);
+    }
+    Heard::Changed(next)
 }
 
 /// A delivery to create.
@@ -193,6 +311,9 @@ pub struct Event {
     pub seq: i64,
     /// The status from then on.
     pub status: Status,
+    /// How far the order was then, as far as it was known here.
+    #[schema(value_type = Option<String>)]
+    pub order_status: Option<OrderStatus>,
     /// The driver from then on.
     #[schema(value_type = Option<i64>, minimum = 1)]
     pub driver_id: Option<DriverId>,
@@ -201,107 +322,4 @@ pub struct Event {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const ALL: [Status; 5] = [
-        Status::Confirmed,
-        Status::Assigned,
-        Status::PickedUp,
-        Status::Delivered,
-        Status::Cancelled,
-    ];
-
-    fn confirmed() -> Delivery {
-        let at = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
-        Delivery {
-            order_id: OrderId::generate(),
-            customer_id: CustomerId::new(1).unwrap(),
-            restaurant_id: None,
-            driver_id: None,
-            status: Status::Confirmed,
-            version: 1,
-            created_at: at,
-            assigned_at: None,
-            picked_up_at: None,
-            ended_at: None,
-            updated_at: at,
-        }
-    }
-
-    fn change() -> impl Strategy<Value = Change> {
-        prop_oneof![
-            4 => (1..4_i64).prop_map(|id| Change::Assign(DriverId::new(id).unwrap())),
-            2 => Just(Change::PickUp),
-            2 => Just(Change::Deliver),
-            1 => Just(Change::Cancel),
-        ]
-    }
-
-    #[test]
-    fn the_table_has_seven_arrows() {
-        let arrows: Vec<_> = ALL
-            .iter()
-            .flat_map(|from| {
-                ALL.iter().filter(|to| from.may_become(**to)).map(move |to| (from, to))
-            })
-            .map(|(from, to)| format!("{from} {to}"))
-            .collect();
-        assert_eq!(
-            arrows,
-            [
-                "confirmed assigned",
-                "confirmed cancelled",
-                "assigned assigned",
-                "assigned picked_up",
-                "assigned cancelled",
-                "picked_up delivered",
-                "picked_up cancelled",
-            ]
-        );
-    }
-
-    #[test]
-    fn a_name_is_the_same_in_json_and_in_sql() {
-        for status in ALL {
-            assert_eq!(serde_json::to_value(status).unwrap(), status.as_str());
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn any_sequence_of_changes_keeps_a_delivery_sound(
-            changes in prop::collection::vec(change(), 0..40),
-        ) {
-            let mut now = confirmed();
-            for (step, change) in changes.into_iter().enumerate() {
-                let at = now.created_at + chrono::TimeDelta::seconds(step as i64 + 1);
-                match now.after(change, at) {
-                    Ok(Some(next)) => {
-                        prop_assert!(now.status.may_become(next.status));
-                        prop_assert_eq!(next.version, now.version + 1);
-                        prop_assert_eq!(next.status, change.status());
-                        if let Change::Assign(driver_id) = change {
-                            prop_assert_ne!(now.driver_id, Some(driver_id));
-                            prop_assert_eq!(next.driver_id, Some(driver_id));
-                        } else {
-                            prop_assert_eq!(next.driver_id, now.driver_id);
-                        }
-                        now = next;
-                    }
-                    Ok(None) => prop_assert_eq!(now.status, change.status()),
-                    Err(illegal) => {
-                        prop_assert_eq!(illegal.from, now.status);
-                        prop_assert!(!now.status.may_become(illegal.to) );
-                    }
-                }
-                prop_assert_eq!(now.ended_at.is_some(), now.status.is_final());
-                if now.status.is_active() {
-                    prop_assert!(now.driver_id.is_some());
-                }
-            }
-        }
-    }
-}
+mod tests;

@@ -3,10 +3,15 @@
 //! A change is decided on the delivery as it was read and written only if its `version` is still
 //! that one; its event is part of the same statement. Assigning also holds the driver's row, so
 //! that two assignments cannot both take a driver's last place. Locks are taken driver first, then
-//! delivery.
+//! delivery, and deliveries by their ids.
+
+pub mod batch;
 
 use chrono::{DateTime, SubsecRound, Utc};
-use contracts::ids::{CustomerId, DriverId, InvalidId, OrderId, RestaurantId};
+use contracts::{
+    ids::{CustomerId, DriverId, InvalidId, OrderId, RestaurantId},
+    order::OrderStatus,
+};
 use sqlx::{PgConnection, PgPool};
 
 use super::{Change, Delivery, Event, Illegal, NewDelivery, Status};
@@ -56,6 +61,8 @@ struct Row {
     driver_id: Option<i64>,
     requested_driver_id: Option<i64>,
     status: Status,
+    order_status: Option<String>,
+    order_seq: i64,
     version: i64,
     created_at: DateTime<Utc>,
     assigned_at: Option<DateTime<Utc>>,
@@ -73,6 +80,8 @@ impl TryFrom<Row> for Delivery {
             restaurant_id: decoded(row.restaurant_id.map(RestaurantId::new).transpose())?,
             driver_id: decoded(row.driver_id.map(DriverId::new).transpose())?,
             status: row.status,
+            order_status: row.order_status.as_deref().and_then(OrderStatus::parse),
+            order_seq: row.order_seq,
             version: row.version,
             created_at: row.created_at,
             assigned_at: row.assigned_at,
@@ -96,8 +105,8 @@ async fn row(db: &PgPool, order_id: OrderId) -> Result<Option<Row>, sqlx::Error>
     sqlx::query_as!(
         Row,
         r#"SELECT order_id, customer_id, restaurant_id, driver_id, requested_driver_id,
-                  status AS "status: Status", version, created_at, assigned_at, picked_up_at,
-                  ended_at, updated_at
+                  status AS "status: Status", order_status, order_seq, version, created_at,
+                  assigned_at, picked_up_at, ended_at, updated_at
            FROM deliveries WHERE order_id = $1"#,
         order_id.0,
     )
@@ -118,8 +127,8 @@ pub async fn events_after(
     limit: i64,
 ) -> Result<Vec<Event>, sqlx::Error> {
     let rows = sqlx::query!(
-        r#"SELECT seq, status AS "status: Status", driver_id, at FROM delivery_events
-           WHERE order_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"#,
+        r#"SELECT seq, status AS "status: Status", order_status, driver_id, at
+           FROM delivery_events WHERE order_id = $1 AND seq > $2 ORDER BY seq LIMIT $3"#,
         order_id.0,
         seq,
         limit,
@@ -129,7 +138,8 @@ pub async fn events_after(
     rows.into_iter()
         .map(|row| {
             let driver_id = decoded(row.driver_id.map(DriverId::new).transpose())?;
-            Ok(Event { seq: row.seq, status: row.status, driver_id, at: row.at })
+            let order_status = row.order_status.as_deref().and_then(OrderStatus::parse);
+            Ok(Event { seq: row.seq, status: row.status, order_status, driver_id, at: row.at })
         })
         .collect()
 }
@@ -176,6 +186,8 @@ pub async fn create(db: &PgPool, new: &NewDelivery, actor: &str) -> Result<Creat
         restaurant_id: new.restaurant_id,
         driver_id: None,
         status: Status::Confirmed,
+        order_status: None,
+        order_seq: 0,
         version: 1,
         created_at: at,
         assigned_at: None,
@@ -326,12 +338,12 @@ async fn write(
         "WITH changed AS (
              UPDATE deliveries
              SET driver_id = $3, status = $4, version = $2 + 1, assigned_at = $5,
-                 picked_up_at = $6, ended_at = $7, updated_at = $8
+                 picked_up_at = $6, ended_at = $7, updated_at = $8, order_status = $10
              WHERE order_id = $1 AND version = $2
-             RETURNING order_id, version, status, driver_id, updated_at
+             RETURNING order_id, version, status, order_status, driver_id, updated_at
          )
-         INSERT INTO delivery_events (order_id, seq, status, driver_id, actor, at)
-         SELECT order_id, version, status, driver_id, $9, updated_at FROM changed",
+         INSERT INTO delivery_events (order_id, seq, status, order_status, driver_id, actor, at)
+         SELECT order_id, version, status, order_status, driver_id, $9, updated_at FROM changed",
         next.order_id.0,
         next.version - 1,
         next.driver_id.map(DriverId::get),
@@ -341,6 +353,7 @@ async fn write(
         next.ended_at,
         next.updated_at,
         actor,
+        next.order_status.map(OrderStatus::as_str),
     )
     .execute(connection)
     .await?;

@@ -167,19 +167,7 @@ impl History {
             (_, Transport::Copy) => copy::copy(&mut transaction, rows).await?,
             (_, Transport::Unnest) => insert_missing(&mut transaction, rows).await?,
         };
-        for letter in dead {
-            sqlx::query!(
-                "INSERT INTO dead_letters (stream, entry_id, payload, reason, deliveries)
-                 VALUES ($1, $2, $3, $4, $5) ON CONFLICT ON CONSTRAINT dead_letters_entry DO NOTHING",
-                letter.stream,
-                letter.entry_id,
-                letter.payload,
-                letter.reason,
-                letter.deliveries as i32,
-            )
-            .execute(&mut *transaction)
-            .await?;
-        }
+        bury(&mut transaction, dead).await?;
         transaction.commit().await?;
         if !new_drivers.is_empty() {
             let mut seen = self.seen.lock();
@@ -360,6 +348,27 @@ impl Stored {
             order_id: self.order_id.map(OrderId),
         })
     }
+}
+
+/// Keeps dead letters; one that is kept already stays as it is.
+pub(crate) async fn bury(
+    connection: &mut PgConnection,
+    dead: &[DeadLetter],
+) -> Result<(), sqlx::Error> {
+    for letter in dead {
+        sqlx::query!(
+            "INSERT INTO dead_letters (stream, entry_id, payload, reason, deliveries)
+             VALUES ($1, $2, $3, $4, $5) ON CONFLICT ON CONSTRAINT dead_letters_entry DO NOTHING",
+            letter.stream,
+            letter.entry_id,
+            letter.payload,
+            letter.reason,
+            letter.deliveries as i32,
+        )
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
 }
 
 async fn insert_missing(connection: &mut PgConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {

@@ -3,6 +3,7 @@
 use axum::extract::ws::Utf8Bytes;
 use contracts::{
     ids::{DriverId, OrderId},
+    order::OrderStatus,
     position::Position,
 };
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub(crate) struct Connected {
     #[schema(value_type = uuid::Uuid)]
     pub(crate) order_id: OrderId,
     pub(crate) status: Status,
+    /// How far the order itself is, as far as that is known here.
+    #[schema(value_type = Option<String>)]
+    pub(crate) order_status: Option<OrderStatus>,
     /// The `seq` of the newest event. Those after `since` follow as `status_change`.
     pub(crate) seq: i64,
     #[schema(value_type = Option<i64>)]
@@ -44,6 +48,7 @@ impl Connected {
             r#type: "connected",
             order_id: delivery.order_id,
             status: delivery.status,
+            order_status: delivery.order_status,
             seq: delivery.version,
             driver_id: delivery.driver_id,
             location: position.map(Location::of),
