@@ -2,6 +2,7 @@
 
 mod access;
 mod gps;
+mod orders;
 mod stores;
 mod tracking;
 mod world;

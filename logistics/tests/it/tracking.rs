@@ -17,7 +17,7 @@ use tokio_tungstenite::{
 
 use crate::world::{DEADLINE, World, until};
 
-const CUSTOMER: i64 = 9;
+pub(crate) const CUSTOMER: i64 = 9;
 
 /// A driver who is registered, and an order of [`CUSTOMER`] that this driver has.
 async fn order(world: &World, driver_id: i64) -> OrderId {
@@ -48,7 +48,7 @@ fn customer(world: &World) -> String {
     world.token(Role::Customer, CUSTOMER)
 }
 
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
+pub(crate) type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 async fn open(world: &World, order_id: OrderId, origin: &str) -> Result<Socket, Error> {
     let path = format!("/api/v1/drivers/orders/{order_id}/driver-location");
@@ -59,7 +59,7 @@ async fn open(world: &World, order_id: OrderId, origin: &str) -> Result<Socket, 
     Ok(tokio_tungstenite::connect_async(request).await?.0)
 }
 
-async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket, Value) {
+pub(crate) async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket, Value) {
     let mut socket = open(world, order_id, "").await.unwrap();
     let token = world.signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
     let subscribe = json!({ "type": "subscribe", "token": token, "since": since });
@@ -69,14 +69,14 @@ async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket,
     (socket, connected)
 }
 
-async fn hear(socket: &mut Socket) -> Value {
+pub(crate) async fn hear(socket: &mut Socket) -> Value {
     match next(socket).await {
         Some(Ok(Message::Text(text))) => serde_json::from_str(&text).unwrap(),
         other => panic!("{other:?} instead of a text"),
     }
 }
 
-async fn hear_close(socket: &mut Socket) -> u16 {
+pub(crate) async fn hear_close(socket: &mut Socket) -> u16 {
     match next(socket).await {
         Some(Ok(Message::Close(Some(frame)))) => frame.code.into(),
         other => panic!("{other:?} instead of the end"),

@@ -206,8 +206,8 @@ async fn a_watcher_sees_the_order_its_driver_and_its_end(db: PgPool) {
     assert_eq!(
         connected,
         json!({
-            "type": "connected", "order_id": order_id, "status": "assigned", "seq": 2,
-            "driver_id": 1, "location": null,
+            "type": "connected", "order_id": order_id, "status": "assigned",
+            "order_status": null, "seq": 2, "driver_id": 1, "location": null,
         })
     );
     server.hub.publish_all(&[position(1, 1), position(2, 2)]);
