@@ -15,6 +15,7 @@ pub mod order;
 pub mod payment;
 pub mod place;
 pub mod price;
+pub mod rating;
 pub mod store;
 pub mod view;
 

@@ -3,6 +3,7 @@
 mod admin;
 mod idempotent;
 mod orders;
+mod ratings;
 mod refunds;
 mod status;
 mod tracking;
@@ -30,6 +31,7 @@ use crate::{
     order::Illegal,
     place::{PlaceError, Placer},
     price::Unpriced,
+    rating::RateError,
 };
 
 const PREFIX: &str = "/api/v1";
@@ -85,6 +87,7 @@ impl std::ops::Deref for App {
     ),
     tags(
         (name = "orders", description = "Ordering, and what becomes of it"),
+        (name = "ratings", description = "What it was like"),
         (name = "restaurant", description = "For those who cook"),
         (name = "admin", description = "For those who run the system"),
     )
@@ -97,6 +100,7 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(status::routes())
         .merge(refunds::routes())
         .merge(tracking::routes())
+        .merge(ratings::routes())
         .merge(admin::routes());
     OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
 }
@@ -108,8 +112,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Who may call what; a route without a row is nobody's.
 pub fn access() -> AccessTable {
-    let tables: [&[Row]; 5] =
-        [orders::ACCESS, status::ACCESS, refunds::ACCESS, tracking::ACCESS, admin::ACCESS];
+    let tables: [&[Row]; 6] = [
+        orders::ACCESS,
+        status::ACCESS,
+        refunds::ACCESS,
+        tracking::ACCESS,
+        ratings::ACCESS,
+        admin::ACCESS,
+    ];
     tables.into_iter().fold(AccessTable::default(), |table, rows| table.under(PREFIX, rows))
 }
 
@@ -209,6 +219,26 @@ impl From<ActError> for Problem {
             ActError::Illegal(illegal) => illegal.into(),
             ActError::Database(error) => database(&error),
             ActError::Stopping => {
+                Self::unavailable("The service is stopping.", Duration::from_secs(1))
+            }
+        }
+    }
+}
+
+impl From<RateError> for Problem {
+    fn from(error: RateError) -> Self {
+        match error {
+            RateError::NotFound => Self::not_found(),
+            RateError::RatedBefore => Self::conflict("The order was rated otherwise before."),
+            RateError::NoDriver => {
+                Self::unprocessable().field("driver_rating", "the order has no driver")
+            }
+            RateError::Illegal(Illegal::Status { from, .. }) => {
+                Self::conflict(format!("An order that is {from} cannot be rated."))
+            }
+            RateError::Illegal(illegal) => illegal.into(),
+            RateError::Database(error) => database(&error),
+            RateError::Stopping => {
                 Self::unavailable("The service is stopping.", Duration::from_secs(1))
             }
         }
