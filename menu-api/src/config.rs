@@ -16,6 +16,9 @@ pub struct Config {
     /// Redis that all nodes share as a cache: allkeys-lru, may lose its data
     #[arg(long, env = "REDIS_CACHE_URL", hide_env_values = true)]
     pub redis_cache_url: SecretString,
+    /// Redis with the streams, from which ratings are taken; without it none are shown
+    #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
+    pub redis_queue_url: Option<SecretString>,
     /// Connections to PostgreSQL
     #[arg(long, env = "MENU_DATABASE_CONNECTIONS", default_value_t = 24)]
     pub database_connections: u32,

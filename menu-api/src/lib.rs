@@ -2,7 +2,8 @@
 //!
 //! The read path is `http/menus.rs` → [`read`] → [`memory`], [`shared`], [`store`]; the write path
 //! `http/items.rs` → [`publish`] → `store/write.rs` → [`coherence`], which makes every node forget
-//! what is old before the operator's call answers.
+//! what is old before the operator's call answers. What customers think of restaurants comes in
+//! through [`ratings`].
 
 pub mod coherence;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod invalid;
 pub mod memory;
 pub mod menu;
 pub mod publish;
+pub mod ratings;
 pub mod read;
 pub mod restaurant;
 #[cfg(feature = "sabotage")]
@@ -29,7 +31,7 @@ use std::{
 };
 
 use chrono::{TimeDelta, Utc};
-use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps};
+use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps, stream};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -39,6 +41,7 @@ use crate::{
     coherence::{Names, Node, Sweeper},
     memory::Memory,
     publish::Publisher,
+    ratings::Ratings,
     read::{Reader, Ttls},
     shared::Shared,
     stats::Stats,
@@ -140,6 +143,21 @@ pub async fn run(
         tasks: tasks.clone(),
     });
     let publisher = Publisher::new(db.clone(), announcer.clone(), sweeper, tasks.clone());
+    if let Some(url) = &config.redis_queue_url {
+        let following = stream::follow(
+            platform::redis::client(url)?,
+            ratings::options(),
+            Ratings::new(publisher.clone(), stop_work.clone()),
+            health.dependency("queue"),
+            health.heartbeat("ratings"),
+            stop_work.clone(),
+        );
+        tasks.spawn(async move {
+            if let Err(error) = following.await {
+                tracing::error!(error = format!("{error:#}"), "ratings are not followed");
+            }
+        });
+    }
     let router = http::router(http::App::new(http::Parts {
         reader,
         publisher,

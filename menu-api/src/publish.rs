@@ -7,7 +7,10 @@
 
 use std::sync::Arc;
 
-use contracts::ids::{CategoryId, ItemId, RestaurantId};
+use contracts::{
+    events::RatingSum,
+    ids::{CategoryId, ItemId, RestaurantId},
+};
 use platform::auth::{Caller, Role};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::task::TaskTracker;
@@ -52,6 +55,8 @@ pub enum Write {
     Profile(Box<Profile>, Hours),
     /// What the operator says of the kitchen.
     Status(Status, Option<i32>),
+    /// What customers think of it.
+    Rating(RatingSum),
     /// Whether items can be had.
     Availability(Vec<Availability>),
     /// All of the menu.
@@ -90,6 +95,7 @@ impl Write {
             // The currency is shown with every price, the hours with the status.
             Self::Profile(..) => Parts::ALL,
             Self::Status(..) => Parts::STATUS.and(Parts::LISTS),
+            Self::Rating(_) => Parts::PROFILE.and(Parts::LISTS),
             Self::Availability(_) => Parts::MENU,
             // Lists are searched for names of items.
             _ => Parts::MENU.and(Parts::LISTS),
@@ -110,6 +116,7 @@ impl Write {
                 let capacity = write::set_status(db, restaurant, status, capacity).await?;
                 return Ok(Answer::Capacity(capacity));
             }
+            Self::Rating(rating) => write::set_rating(db, restaurant, rating).await?,
             Self::Availability(items) => {
                 write::set_availability(db, restaurant, version, &items).await?;
             }

@@ -1,7 +1,10 @@
 //! Rows that operators change. Each function works inside the transaction of a write, whose
 //! restaurant has its new version already; `publish` opens it.
 
-use contracts::ids::{CategoryId, ItemId, RestaurantId};
+use contracts::{
+    events::RatingSum,
+    ids::{CategoryId, ItemId, RestaurantId},
+};
 use h3o::LatLng;
 use platform::auth::{Caller, Role};
 use sqlx::{PgConnection, types::Json};
@@ -220,6 +223,25 @@ pub async fn set_status(
     .fetch_one(db)
     .await?;
     Ok(capacity)
+}
+
+/// Sets the rating; a conflict when one of as many customers or more is there.
+pub async fn set_rating(
+    db: &mut PgConnection,
+    restaurant: RestaurantId,
+    rating: RatingSum,
+) -> Result<(), WriteError> {
+    let done = sqlx::query!(
+        "UPDATE restaurants SET rating = $2, rating_count = $3
+         WHERE restaurant_id = $1 AND rating_count < $3",
+        restaurant.get(),
+        (rating.sum as f64 / rating.count as f64) as f32,
+        rating.count,
+    )
+    .execute(db)
+    .await?;
+    let is_newer = done.rows_affected() == 1;
+    if is_newer { Ok(()) } else { Err(WriteError::Conflict("A newer rating is shown.")) }
 }
 
 /// What an item's availability becomes.

@@ -6,4 +6,5 @@ mod hostile;
 mod lists;
 mod menus;
 mod outage;
+mod ratings;
 mod world;
