@@ -110,7 +110,7 @@ fn a_dropped_probe_failed_and_any_other_drop_says_nothing() {
 fn results_of_before_do_not_count() {
     let now = Instant::now();
     let breaker = Breaker::new(SETTINGS, 3, now);
-    let slow: Vec<Permit<'_>> = (0..20).map(|_| breaker.try_acquire(now).unwrap()).collect();
+    let slow: Vec<Permit<&Breaker>> = (0..20).map(|_| breaker.try_acquire(now).unwrap()).collect();
     let mut slow = slow.into_iter();
     for _ in 0..4 {
         breaker.try_acquire(now).unwrap().failure(now);
@@ -344,7 +344,7 @@ proptest! {
                 Step::Succeed(_) | Step::Fail(_) | Step::Drop(_) if permits.is_empty() => {}
                 Step::Succeed(index) | Step::Fail(index) | Step::Drop(index) => {
                     let index = index.index(permits.len());
-                    let permit: Permit<'_> = permits.swap_remove(index);
+                    let permit: Permit<&Breaker> = permits.swap_remove(index);
                     let end = match step {
                         Step::Succeed(_) => { permit.success(now); End::Success }
                         Step::Fail(_) => { permit.failure(now); End::Failure }
