@@ -103,7 +103,19 @@ pub async fn document(
             let (version, menu, _) = row.menu(db).await?;
             let menu: &RawValue = serde_json::from_slice(&menu).map_err(decode)?;
             let version = version.max(status.version);
-            let both = BothNow { restaurant_id: restaurant, version, status, menu };
+            let money = |amount| -> Result<Money, sqlx::Error> {
+                Ok(Money { amount, currency: currency(&row.currency)? })
+            };
+            let both = BothNow {
+                restaurant_id: restaurant,
+                version,
+                delivery_fee: money(row.delivery_fee)?,
+                minimum_order: money(row.minimum_order)?,
+                tax_basis_points: row.tax_basis_points as u16,
+                name: &row.name,
+                status,
+                menu,
+            };
             FoundBody::of(version, &both, until)?
         }
     };
@@ -114,11 +126,15 @@ pub async fn document(
 struct BothNow<'a> {
     restaurant_id: RestaurantId,
     version: i64,
+    name: &'a str,
+    delivery_fee: Money,
+    minimum_order: Money,
+    tax_basis_points: u16,
     status: StatusNow,
     menu: &'a RawValue,
 }
 
-/// A menu and whether it can be ordered from now.
+/// All that an order needs: the menu, what comes on top, and whether it can be ordered from now.
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct MenuWithStatus {
     /// Whose.
@@ -126,6 +142,16 @@ pub struct MenuWithStatus {
     pub restaurant_id: RestaurantId,
     /// The greater of the two versions.
     pub version: i64,
+    /// Its name.
+    pub name: String,
+    /// For each order.
+    #[schema(value_type = Object)]
+    pub delivery_fee: Money,
+    /// Of the items of an order together.
+    #[schema(value_type = Object)]
+    pub minimum_order: Money,
+    /// On the items, in hundredths of a percent.
+    pub tax_basis_points: u16,
     /// As `GET …/status` answers.
     pub status: StatusNow,
     /// As `GET …/menu` answers.

@@ -31,6 +31,10 @@ async fn what_an_operator_writes_is_what_a_customer_reads() {
     assert_eq!((&status["status"], &status["is_open"]), (&json!("open"), &json!(true)));
     let both = world.get(&format!("/api/v1/restaurants/{id}/menu-with-status")).await.ok();
     assert_eq!((&both["menu"], &both["status"]), (&shown, &status));
+    assert_eq!(both["name"], "Bombay Bites");
+    assert_eq!(both["delivery_fee"], json!({"amount": 299, "currency": "USD"}));
+    assert_eq!(both["minimum_order"], json!({"amount": 1000, "currency": "USD"}));
+    assert_eq!(both["tax_basis_points"], 863);
 }
 
 #[tokio::test]

@@ -181,7 +181,8 @@ async fn of_restaurant(
         return wrong("page", "must be at least 1 and not beyond the 10000th rating");
     }
     let unavailable = |error: sqlx::Error| database(&error);
-    let all = rating::sum(&app.db, Subject::Restaurant(restaurant_id)).await.map_err(unavailable)?;
+    let all =
+        rating::sum(&app.db, Subject::Restaurant(restaurant_id)).await.map_err(unavailable)?;
     let ratings = rating::list(&app.db, restaurant_id, page_size, (page - 1) * page_size)
         .await
         .map_err(unavailable)?;
@@ -226,9 +227,8 @@ async fn of_driver(
     if caller.role == Role::Driver && caller.subject != driver_id.get() {
         return Err(Problem::not_found());
     }
-    let all = rating::sum(&app.db, Subject::Driver(driver_id))
-        .await
-        .map_err(|error| database(&error))?;
+    let all =
+        rating::sum(&app.db, Subject::Driver(driver_id)).await.map_err(|error| database(&error))?;
     Ok(Json(DriverRating { driver_id, rating: rating::average(all), count: all.count }))
 }
 

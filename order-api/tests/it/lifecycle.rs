@@ -1,0 +1,148 @@
+//! From the kitchen to the door.
+
+use contracts::{
+    events::{OrderEvent, OrderEventType},
+    ids::OrderId,
+};
+use redis::AsyncCommands as _;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::world::{World, until};
+
+/// Says what logistics would.
+async fn delivery(world: &World, order: Uuid, kind: &str, seq: i64) {
+    let event = json!({
+        "v": 1,
+        "type": format!("delivery.{kind}"),
+        "order_id": order,
+        "seq": seq,
+        "at": chrono::Utc::now(),
+        "driver_id": 5,
+    });
+    let mut redis = world.redis().await;
+    let () = redis.xadd("deliveries:events", "*", &[("event", event.to_string())]).await.unwrap();
+}
+
+async fn until_status(world: &World, order: Uuid, status: &str) -> Value {
+    let mut seen = Value::Null;
+    until(&format!("it is {status}"), async || {
+        seen = world.read(order).await;
+        seen["status"] == status
+    })
+    .await;
+    seen
+}
+
+/// What the stream of events has of an order.
+async fn told(world: &World, order: Uuid) -> Vec<OrderEvent> {
+    let entries: redis::streams::StreamRangeReply =
+        world.redis().await.xrange_all("orders:events").await.unwrap();
+    let events = entries.ids.iter().map(|entry| {
+        let event: String = entry.get("event").unwrap();
+        serde_json::from_str::<OrderEvent>(&event).unwrap()
+    });
+    events.filter(|event| event.order_id == OrderId(order)).collect()
+}
+
+#[tokio::test]
+async fn an_order_goes_from_the_kitchen_to_the_door() {
+    let world = World::start().await;
+    let restaurant = world.restaurant().await;
+    let order = world.paid(&restaurant).await;
+    let id = restaurant.id;
+    let set = async |body: Value| world.set_status(id, order, &body).await;
+    assert_eq!(set(json!({"status": "ready"})).await.status, 409);
+    let accepted = set(json!({"status": "accepted"})).await.is(200);
+    // Said again it is no news; with another version than it has, it is refused.
+    assert_eq!(set(json!({"status": "accepted"})).await.is(200)["version"], accepted["version"]);
+    let outdated = json!({"status": "preparing", "version": 1});
+    assert_eq!(set(outdated).await.status, 409);
+    let preparing = set(json!({"status": "preparing", "preparation_minutes": 20})).await.is(200);
+    assert!(preparing["ready_at"].is_string());
+    let cancel = format!("/api/v1/orders/{order}/cancel");
+    assert_eq!(world.post(&cancel, &world.customer(7), &json!({})).await.status, 409);
+    set(json!({"status": "ready"})).await.is(200);
+    delivery(&world, order, "assigned", 2).await;
+    delivery(&world, order, "picked_up", 3).await;
+    let seen = until_status(&world, order, "picked_up").await;
+    assert_eq!(seen["driver_id"], 5);
+    // Again, and out of order.
+    for (kind, seq) in [("picked_up", 3), ("delivered", 4), ("picked_up", 3), ("delivered", 4)] {
+        delivery(&world, order, kind, seq).await;
+    }
+    let seen = until_status(&world, order, "delivered").await;
+    let kinds: Vec<&str> =
+        seen["events"].as_array().unwrap().iter().map(|e| e["type"].as_str().unwrap()).collect();
+    let want = [
+        "order.created",
+        "order.payment_succeeded",
+        "order.confirmed",
+        "order.accepted",
+        "order.preparing",
+        "order.ready",
+        "order.picked_up",
+        "order.delivered",
+    ];
+    assert_eq!(kinds, want);
+    until("all is told", async || told(&world, order).await.len() >= want.len()).await;
+    let told = told(&world, order).await;
+    let names: Vec<&str> = told.iter().map(|event| event.kind.as_str()).collect();
+    assert_eq!(names, want);
+    assert!((1..).zip(&told).all(|(seq, event)| event.seq == seq));
+    assert_eq!(told[0].data.amount.unwrap().amount, 3_308);
+    assert_eq!(told[6].data.driver_id.unwrap().get(), 5);
+}
+
+#[tokio::test]
+async fn news_of_a_delivery_that_comes_before_that_of_the_pick_up_is_enough() {
+    let world = World::start().await;
+    let restaurant = world.restaurant().await;
+    let order = world.paid(&restaurant).await;
+    delivery(&world, Uuid::now_v7(), "delivered", 4).await;
+    let mut redis = world.redis().await;
+    let () = redis.xadd("deliveries:events", "*", &[("event", "not json")]).await.unwrap();
+    delivery(&world, order, "delivered", 4).await;
+    let seen = until_status(&world, order, "delivered").await;
+    let last: Vec<&Value> =
+        seen["events"].as_array().unwrap().iter().skip(3).map(|e| &e["type"]).collect();
+    assert_eq!(last, ["order.picked_up", "order.delivered"]);
+    let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
+    assert_eq!(dead["entries"][0]["payload"], "not json");
+    assert!(told(&world, order).await.iter().any(|e| e.kind == OrderEventType::Confirmed));
+}
+
+#[tokio::test]
+async fn only_the_restaurant_moves_its_orders() {
+    let world = World::start().await;
+    let (ours, theirs) = (world.restaurant().await, world.restaurant().await);
+    let order = world.paid(&ours).await;
+    let body = json!({"status": "accepted"});
+    assert_eq!(world.set_status(theirs.id, order, &body).await.status, 404);
+    let path = format!("/api/v1/orders/{order}/status");
+    assert_eq!(world.put(&path, &world.customer(7), &body).await.status, 403);
+    let cancel = format!("/api/v1/orders/{order}/cancel");
+    assert_eq!(world.post(&cancel, &world.customer(8), &json!({})).await.status, 404);
+    for bad in [
+        json!({"status": "delivered"}),
+        json!({"status": "rejected"}),
+        json!({"status": "accepted", "reason": "why not"}),
+        json!({"status": "preparing", "preparation_minutes": 0}),
+        json!({"status": "accepted", "colour": 1}),
+    ] {
+        assert_eq!(world.set_status(ours.id, order, &bad).await.status, 422, "{bad}");
+    }
+    assert_eq!(world.read(order).await["version"], 3);
+}
+
+#[tokio::test]
+async fn a_customer_gets_a_token_to_watch_an_order() {
+    let world = World::start().await;
+    let order = world.place(&world.restaurant().await).await;
+    let path = format!("/api/v1/orders/{order}/tracking-token");
+    let made = world.post(&path, &world.customer(7), &json!({})).await.is(200);
+    let grant = world.signer.verifier().tracking(made["token"].as_str().unwrap()).unwrap();
+    assert_eq!((grant.order_id, grant.customer_id), (order, 7));
+    assert!(made["url"].as_str().unwrap().contains(&order.to_string()));
+    assert_eq!(world.post(&path, &world.customer(8), &json!({})).await.status, 404);
+}

@@ -1,0 +1,12 @@
+//! Through the front door, on private stores, with a menu-api and a gateway of the test's own.
+
+mod breaker;
+mod hostile;
+mod idempotency;
+mod lifecycle;
+mod orders;
+mod outage;
+mod payments;
+mod races;
+mod refunds;
+mod world;

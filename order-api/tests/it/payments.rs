@@ -1,0 +1,131 @@
+//! Whatever the gateway does, an order is charged once and ends.
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::world::{World, basket, id_of, until};
+
+/// Everything that a gateway can do to a call.
+const MODES: [&str; 11] = [
+    "500_before",
+    "500_after",
+    "hang_before",
+    "hang_after",
+    "reset_mid_body",
+    "bad_json",
+    "unknown_status",
+    "429",
+    "in_progress",
+    "duplicate_reply",
+    "slow",
+];
+/// Calls are given up quickly, so that a gateway that hangs is soon found out.
+const QUICK: [&str; 4] = ["--payment-timeout", "500ms", "--payment-lease", "2s"];
+
+#[tokio::test]
+async fn a_declined_card_ends_the_order() {
+    let world = World::start().await;
+    let restaurant = world.restaurant().await;
+    let mut body = basket(&restaurant);
+    body["payment_method"] = json!("pm_card_chargeDeclined");
+    let order = id_of(&world.order("k", &body).await.is(202));
+    let failed = world.until_payment(order, "failed").await;
+    assert_eq!(failed["status"], "payment_failed");
+    assert!(failed["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{failed}");
+    assert_eq!(failed["payment_attempts"].as_array().unwrap().len(), 1);
+    assert!(world.captures(order).await.is_empty());
+    let cancelled =
+        world.post(&format!("/api/v1/orders/{order}/cancel"), &world.customer(7), &json!({})).await;
+    assert_eq!(cancelled.status, 409);
+}
+
+#[tokio::test]
+async fn every_fault_of_the_gateway_ends_in_one_charge() {
+    let world = World::with(&[order_api::Role::All], &QUICK).await;
+    let restaurant = world.restaurant().await;
+    for mode in MODES {
+        // Most calls meet it, and some get through.
+        world
+            .gateway_settings(&json!({"modes": {mode: 0.6}, "slow_ms": 700, "hang_ms": 2_000}))
+            .await;
+        let mut orders = Vec::new();
+        for _ in 0..8 {
+            orders.push(world.place(&restaurant).await);
+        }
+        // Before the breaker has made it long.
+        world.gateway_settings(&json!({"modes": {mode: 0.3}})).await;
+        for order in orders {
+            world.until_payment(order, "paid").await;
+            assert_eq!(world.captures(order).await.len(), 1, "{mode} {order}");
+        }
+    }
+    let summary = world.gateway_get("/admin/ledger/summary").await;
+    assert_eq!(summary["orders_charged_twice"], json!([]));
+}
+
+#[tokio::test]
+async fn a_payment_without_an_answer_is_dead_after_its_calls_and_can_be_redriven() {
+    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1h"]).await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
+    let order = world.place(&restaurant).await;
+    until("it was tried", async || {
+        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
+    })
+    .await;
+    // Its last call; twelve would take a minute.
+    let last = "UPDATE payments SET calls_max = attempts + 1";
+    sqlx::query(last).execute(&world.db()).await.unwrap();
+    let dead = async || {
+        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
+        dead["payments"].as_array().unwrap().clone()
+    };
+    until("it is dead", async || dead().await.len() == 1).await;
+    assert_eq!(dead().await[0]["payment_id"], order.to_string());
+    assert_eq!(world.read(order).await["payment_status"], "processing");
+    let redrive = format!("/api/v1/admin/dead-letters/{order}/redrive");
+    world.gateway_settings(&json!({"modes": {}})).await;
+    world.post(&redrive, &world.admin(), &json!({})).await.is(200);
+    world.until_payment(order, "paid").await;
+    assert_eq!(world.captures(order).await.len(), 1);
+    assert_eq!(world.post(&redrive, &world.admin(), &json!({})).await.status, 404);
+    let missing = format!("/api/v1/admin/dead-letters/{}/redrive", Uuid::now_v7());
+    assert_eq!(world.post(&missing, &world.admin(), &json!({})).await.status, 404);
+}
+
+#[tokio::test]
+async fn the_books_are_compared_and_put_right() {
+    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1s"]).await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
+    let order = world.place(&restaurant).await;
+    until("it was tried", async || {
+        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
+    })
+    .await;
+    let last = "UPDATE payments SET calls_max = attempts + 1";
+    sqlx::query(last).execute(&world.db()).await.unwrap();
+    // No call gets an answer any more, but the gateway's books can be read.
+    world.until_payment(order, "paid").await;
+    assert_eq!(world.captures(order).await.len(), 1);
+    // A charge that nobody here knows of.
+    let body = "amount=500&currency=usd&payment_method=credit_card&confirm=true";
+    let url = format!("{}/v1/payment_intents", world.gateway.url());
+    world.gateway_settings(&json!({"modes": {}})).await;
+    let made = world
+        .request(
+            "POST",
+            &url,
+            "sk_test_sim",
+            &[("content-type", "application/x-www-form-urlencoded")],
+            body.into(),
+        )
+        .await;
+    let stray = made.json()["id"].clone();
+    until("it is found", async || {
+        let found = world.get("/api/v1/admin/reconciliation", &world.admin()).await.is(200);
+        let breaks = found["breaks"].as_array().unwrap();
+        breaks.iter().any(|found| found["kind"] == "unknown" && found["gateway_id"] == stray)
+    })
+    .await;
+}
