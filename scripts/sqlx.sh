@@ -3,7 +3,7 @@
 # says whether it is up to date. Runs on private stores with this tree's migrations.
 #
 # The queries of all services are checked against one database that has all their tables: no two of
-# them have a table of the same name.
+# them have a table of the same name but `outbox`, which is the same for all (platform/src/outbox.rs).
 #
 # The binaries that start the stores and make the history's tables contain queries themselves, so
 # after a change that .sqlx does not know they cannot be built; those of the last build do as well.
@@ -28,11 +28,15 @@ queries=${DATABASE_URL/\/postgres/\/queries}
 AUTH_ISSUER=swift-eats LOGISTICS_DATABASE_URL=$queries "$logistics" migrate
 # Migrations that the last build did not have yet.
 known=$(psql "$queries" -Atc 'SELECT max(version) FROM _sqlx_migrations')
-for file in {logistics,menu-api}/migrations/*.sql; do
+for file in {logistics,menu-api,order-api}/migrations/*.sql; do
     version=$((10#$(basename "$file" | cut -d_ -f1)))
-    if [[ $file == menu-api/* ]] || [ "$version" -gt "$known" ]; then
+    if [[ $file != logistics/* ]] || [ "$version" -gt "$known" ]; then
+        again=()
+        if grep -q '^CREATE TABLE outbox' "$file"; then
+            again=(-c 'DROP TABLE IF EXISTS outbox')
+        fi
         PGOPTIONS='-c client_min_messages=warning' \
-            psql "$queries" -q -v ON_ERROR_STOP=1 -1 -f "$file"
+            psql "$queries" -q -v ON_ERROR_STOP=1 -1 "${again[@]}" -f "$file"
     fi
 done
 
@@ -40,9 +44,9 @@ new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT
 # The compiler does not know that queries depend on a database: it looks at them again when their
 # files are newer than its results.
-grep -rlE --include='*.rs' 'sqlx::query(_as|_scalar)?!|query_file' logistics menu-api loadtest |
-    xargs touch
-touch {logistics,menu-api}/src/lib.rs
+grep -rlE --include='*.rs' 'sqlx::query(_as|_scalar)?!|query_file' \
+    logistics menu-api order-api loadtest | xargs touch
+touch {logistics,menu-api,order-api}/src/lib.rs
 DATABASE_URL=$queries SQLX_OFFLINE=false SQLX_OFFLINE_DIR=$new \
     cargo check --workspace --locked --all-targets
 
