@@ -12,9 +12,10 @@ use crate::stack::{Place, Stack, StackArgs};
 
 /// Runs a command with private stores, and ends them with it.
 ///
-/// The command finds them through DATABASE_URL, LOGISTICS_DATABASE_URL, MENU_DATABASE_URL,
-/// REDIS_QUEUE_URL, REDIS_LIVE_URL and REDIS_CACHE_URL, the services through LOGISTICS_URL and
-/// MENU_URL, and keys for their tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
+/// The command finds them through DATABASE_URL, ORDER_DATABASE_URL, LOGISTICS_DATABASE_URL,
+/// MENU_DATABASE_URL, REDIS_QUEUE_URL, REDIS_LIVE_URL and REDIS_CACHE_URL, the services through
+/// ORDER_URL, MENU_URL, LOGISTICS_URL and PAYMENT_GATEWAY_URL with PAYMENT_GATEWAY_KEY, and keys for
+/// their tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
 /// process ids. The exit code is the command's own; 128 + n when signal n ended it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExecArgs {

@@ -18,6 +18,9 @@ pub const DEFAULT_FOLDER: &str = ".devstack";
 /// The database of the logistics service.
 const LOGISTICS_DATABASE: &str = "logistics";
 
+/// The database of the order service.
+const ORDER_DATABASE: &str = "orders";
+
 /// The database of the menu service.
 const MENU_DATABASE: &str = "menu";
 
@@ -82,6 +85,7 @@ impl Stack {
         )?;
         postgres.create_database(LOGISTICS_DATABASE).await?;
         postgres.create_database(MENU_DATABASE).await?;
+        postgres.create_database(ORDER_DATABASE).await?;
         Ok(Self { queue, live, cache, postgres, keys, root })
     }
 
@@ -100,6 +104,11 @@ impl Stack {
         self.postgres.url(LOGISTICS_DATABASE)
     }
 
+    /// The URL of the order database.
+    pub fn order_database_url(&self) -> String {
+        self.postgres.url(ORDER_DATABASE)
+    }
+
     /// The URL of the menu database.
     pub fn menu_database_url(&self) -> String {
         self.postgres.url(MENU_DATABASE)
@@ -111,6 +120,7 @@ impl Stack {
             ("DATABASE_URL", self.postgres.url(MAINTENANCE_DATABASE)),
             ("LOGISTICS_DATABASE_URL", self.logistics_database_url()),
             ("MENU_DATABASE_URL", self.menu_database_url()),
+            ("ORDER_DATABASE_URL", self.order_database_url()),
             ("REDIS_QUEUE_URL", self.queue.url()),
             ("REDIS_LIVE_URL", self.live.url()),
             ("REDIS_CACHE_URL", self.cache.url()),

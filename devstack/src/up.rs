@@ -64,12 +64,16 @@ pub async fn up(args: UpArgs) -> anyhow::Result<u8> {
 
 fn summary(stack: &Stack, services: &Services) -> String {
     let kind = if stack.postgres.has_timescaledb() { "TimescaleDB" } else { "native partitions" };
+    let (order, payment) = (services.order_url(), services.payment_url());
     let (menu, logistics) = (services.menu_url(), services.logistics_url());
     let data = stack.dir().display();
     let mut text = format!("\nSwift Eats is up, history in {kind}. Ctrl-C ends it.\n\n");
+    let _ = writeln!(text, "  order-api    {order}  (/docs, /readyz, /metrics)");
     let _ = writeln!(text, "  menu-api     {menu}  (/docs, /readyz, /metrics)");
     let _ = writeln!(text, "  logistics    {logistics}  (/docs, /readyz, /metrics)");
-    let _ = writeln!(text, "  PostgreSQL   {}", stack.menu_database_url());
+    let _ = writeln!(text, "  payment-sim  {payment}  (/admin/stats, /admin/settings)");
+    let _ = writeln!(text, "  PostgreSQL   {}", stack.order_database_url());
+    let _ = writeln!(text, "               {}", stack.menu_database_url());
     let _ = writeln!(text, "               {}", stack.logistics_database_url());
     let redis = [("queue", &stack.queue), ("live", &stack.live), ("cache", &stack.cache)];
     for (name, server) in redis {

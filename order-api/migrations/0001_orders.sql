@@ -160,10 +160,12 @@ CREATE TABLE reconciliation (
 
 -- The truth of a cart; Redis has a copy.
 CREATE TABLE carts (
-    customer_id bigint PRIMARY KEY CHECK (customer_id > 0),
-    version     bigint NOT NULL,
-    lines       jsonb NOT NULL,
-    updated_at  timestamptz NOT NULL
+    customer_id  bigint PRIMARY KEY CHECK (customer_id > 0),
+    version      bigint NOT NULL,
+    -- No line gets the id of one that was there before.
+    next_line_id bigint NOT NULL,
+    lines        jsonb NOT NULL,
+    updated_at   timestamptz NOT NULL
 );
 
 CREATE TABLE ratings (

@@ -23,6 +23,10 @@ pub struct Config {
     #[arg(long, env = "ORDER_DATABASE_CONNECTIONS", default_value_t = 24)]
     pub database_connections: u32,
 
+    /// How long a copy of a cart is kept in Redis
+    #[arg(long, env = "ORDER_CART_COPY_TTL", default_value = "10m", value_parser = parse_duration)]
+    pub cart_copy_ttl: Duration,
+
     /// Where menu-api answers
     #[arg(long, env = "MENU_URL", default_value = "http://127.0.0.1:8001")]
     pub menu_url: String,
@@ -113,6 +117,10 @@ impl Config {
             "payments must not be reconciled more often than each second"
         );
         ensure!(
+            self.cart_copy_ttl >= Duration::from_secs(1),
+            "copies of carts must be kept for at least 1s"
+        );
+        ensure!(
             self.tracking_url.contains("{order_id}"),
             "the tracking URL must have {{order_id}} in it"
         );
@@ -147,6 +155,7 @@ mod tests {
             ["--payment-timeout", "20s"],
             ["--payment-lease", "5s"],
             ["--payment-reconcile-every", "10ms"],
+            ["--cart-copy-ttl", "10ms"],
             ["--tracking-url", "ws://localhost/"],
         ] {
             assert!(with(&bad).is_err(), "{bad:?}");

@@ -6,6 +6,7 @@
 
 pub mod act;
 pub mod advance;
+pub mod cart;
 pub mod config;
 pub mod deliveries;
 pub mod http;
@@ -41,6 +42,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use crate::config::Config;
 use crate::{
+    cart::store::Carts,
     menus::Menus,
     payment::{gateway::Gateway, reconcile, worker},
     place::Placer,
@@ -229,10 +231,13 @@ impl Service {
             .as_ref()
             .map(|file| Signer::load(file, &config.auth.issuer, &config.auth.audience))
             .transpose()?;
+        let cache = platform::redis::client(&config.redis_cache_url)?;
+        let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone())?;
         let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);
         Ok(http::router(http::App::new(http::Parts {
             db: db.clone(),
             menus,
+            carts,
             placer,
             running: idempotency::Running::default(),
             wake: Arc::clone(wake),

@@ -262,7 +262,7 @@ pub fn unit_price(item: &Item, line: &Line, n: usize) -> Result<i64, Unpriced> {
 }
 
 /// The tax on `amount`, half a minor unit rounded up, as most tax offices have it.
-fn tax(amount: i64, basis_points: i64) -> Option<i64> {
+pub(crate) fn tax(amount: i64, basis_points: i64) -> Option<i64> {
     #[cfg(feature = "sabotage")]
     if platform::sabotage::is("float-money") {
         return Some((amount as f32 * (basis_points as f32 / WHOLE as f32)) as i64);

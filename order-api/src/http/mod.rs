@@ -1,6 +1,8 @@
 //! The HTTP API, one file per noun. Errors become HTTP here and nowhere else.
 
 mod admin;
+mod cart;
+mod checkout;
 mod idempotent;
 mod orders;
 mod ratings;
@@ -26,6 +28,7 @@ use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
     act::ActError,
+    cart::store::Carts,
     idempotency::Running,
     menus::{MenuError, Menus},
     order::Illegal,
@@ -46,6 +49,8 @@ pub struct Parts {
     pub db: PgPool,
     /// Prices.
     pub menus: Menus,
+    /// What customers gather.
+    pub carts: Carts,
     /// Takes orders.
     pub placer: Placer,
     /// Requests under way.
@@ -87,6 +92,7 @@ impl std::ops::Deref for App {
     ),
     tags(
         (name = "orders", description = "Ordering, and what becomes of it"),
+        (name = "cart", description = "Gathering what is to be ordered"),
         (name = "ratings", description = "What it was like"),
         (name = "restaurant", description = "For those who cook"),
         (name = "admin", description = "For those who run the system"),
@@ -101,6 +107,8 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(refunds::routes())
         .merge(tracking::routes())
         .merge(ratings::routes())
+        .merge(cart::routes())
+        .merge(checkout::routes())
         .merge(admin::routes());
     OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
 }
@@ -112,12 +120,14 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Who may call what; a route without a row is nobody's.
 pub fn access() -> AccessTable {
-    let tables: [&[Row]; 6] = [
+    let tables: [&[Row]; 8] = [
         orders::ACCESS,
         status::ACCESS,
         refunds::ACCESS,
         tracking::ACCESS,
         ratings::ACCESS,
+        cart::ACCESS,
+        checkout::ACCESS,
         admin::ACCESS,
     ];
     tables.into_iter().fold(AccessTable::default(), |table, rows| table.under(PREFIX, rows))

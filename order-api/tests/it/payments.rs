@@ -105,7 +105,13 @@ async fn the_books_are_compared_and_put_right() {
     .await;
     let last = "UPDATE payments SET calls_max = attempts + 1";
     sqlx::query(last).execute(&world.db()).await.unwrap();
-    // No call gets an answer any more, but the gateway's books can be read.
+    until("it is dead", async || {
+        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
+        dead["payments"].as_array().unwrap().len() == 1
+    })
+    .await;
+    // No worker calls for it any more; the gateway's books have it.
+    world.gateway_settings(&json!({"modes": {}})).await;
     world.until_payment(order, "paid").await;
     assert_eq!(world.captures(order).await.len(), 1);
     // A charge that nobody here knows of.

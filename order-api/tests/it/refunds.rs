@@ -23,10 +23,7 @@ async fn refund(
 }
 
 async fn given_back(world: &World, order: Uuid) -> i64 {
-    let intent = world.captures(order).await[0]["id"].as_str().unwrap().to_owned();
-    let url = format!("{}/v1/refunds?payment_intent={intent}&limit=100", world.gateway.url());
-    let list = world.request("GET", &url, "sk_test_sim", &[], bytes::Bytes::new()).await.is(200);
-    list["data"].as_array().unwrap().iter().map(|refund| refund["amount"].as_i64().unwrap()).sum()
+    world.refunds(order).await.iter().map(|refund| refund["amount"].as_i64().unwrap()).sum()
 }
 
 #[tokio::test]

@@ -403,22 +403,19 @@ impl World {
 
     /// Succeeded charges of an order by the gateway's own books.
     pub(crate) async fn captures(&self, order: Uuid) -> Vec<Value> {
-        let url = format!("{}/v1/payment_intents?limit=100", self.gateway.url());
-        let mut found = Vec::new();
-        let mut after = String::new();
-        loop {
-            let url = format!("{url}{after}");
-            let page = self.request("GET", &url, "sk_test_sim", &[], Bytes::new()).await.is(200);
-            let lines = page["data"].as_array().unwrap();
-            let of_order = |line: &&Value| {
-                line["metadata"]["order_id"] == order.to_string() && line["status"] == "succeeded"
-            };
-            found.extend(lines.iter().filter(of_order).cloned());
-            if page["has_more"] != true {
-                return found;
-            }
-            after = format!("&starting_after={}", lines.last().unwrap()["id"].as_str().unwrap());
-        }
+        self.effects(order, "intent").await
+    }
+
+    /// Refunds of an order by the gateway's own books.
+    pub(crate) async fn refunds(&self, order: Uuid) -> Vec<Value> {
+        self.effects(order, "refund").await
+    }
+
+    async fn effects(&self, order: Uuid, kind: &str) -> Vec<Value> {
+        let ledger = self.gateway_get(&format!("/admin/ledger?order_id={order}")).await;
+        let effects = ledger["effects"].as_array().unwrap().iter();
+        let objects = effects.map(|line| line["effect"][kind].clone());
+        objects.filter(|object| object["status"] == "succeeded").collect()
     }
 
     pub(crate) fn db(&self) -> PgPool {
