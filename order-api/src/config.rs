@@ -31,7 +31,7 @@ pub struct Config {
     #[arg(long, env = "MENU_URL", default_value = "http://127.0.0.1:8001")]
     pub menu_url: String,
     /// A read of a menu that takes longer is given up
-    #[arg(long, env = "ORDER_MENU_TIMEOUT", default_value = "1s", value_parser = parse_duration)]
+    #[arg(long, env = "ORDER_MENU_TIMEOUT", default_value = "500ms", value_parser = parse_duration)]
     pub menu_timeout: Duration,
     /// While menu-api does not answer, a menu that it confirmed so long ago is used
     #[arg(long, env = "ORDER_MENU_STALE_MAX", default_value = "10m", value_parser = parse_duration)]
