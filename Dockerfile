@@ -1,5 +1,5 @@
-# Images: `logistics` (the last stage, so the default), `menu-api`, and `tools` (devstack, for keys
-# and tokens).
+# Images: `logistics` (the last stage, so the default), `menu-api`, `order-api`, `payment-sim` (a payment
+# gateway's double, for trying things out) and `tools` (devstack, for keys and tokens).
 # The toolchain's version is that of rust-toolchain.toml, which stays outside: it would have rustup
 # fetch the same toolchain again.
 FROM rust:1.95.0-bookworm AS build
@@ -11,8 +11,10 @@ ENV SQLX_OFFLINE=true
 # of any layer, so what is wanted of it is copied out by the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package logistics --package menu-api \
+    cargo build --release --locked --package logistics --package menu-api --package order-api \
+        --package payment-sim \
     && install -D --target-directory=/out target/release/logistics target/release/menu-api \
+        target/release/order-api target/release/payment-sim \
     && cargo build --release --locked --package devstack \
     && install -D --target-directory=/out target/release/devstack
 
@@ -35,6 +37,27 @@ ENV MENU_LISTEN=0.0.0.0:8001 LOG_FORMAT=json
 EXPOSE 8001
 ENTRYPOINT ["menu-api"]
 CMD ["serve"]
+
+FROM base AS order-api
+# The payment gateway is called over TLS.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends ca-certificates \
+    && rm -rf /var/lib/apt/lists/*
+COPY --from=build /out/order-api /usr/local/bin/order-api
+USER 10001:10001
+ENV ORDER_LISTEN=0.0.0.0:8000 LOG_FORMAT=json
+EXPOSE 8000
+ENTRYPOINT ["order-api"]
+CMD ["all"]
+
+FROM base AS payment-sim
+COPY --from=build /out/payment-sim /usr/local/bin/payment-sim
+RUN install --directory --owner=swift --group=swift --mode=0700 /books
+USER 10001:10001
+ENV PAYMENT_SIM_LEDGER=/books/payments.jsonl
+EXPOSE 8010
+ENTRYPOINT ["payment-sim"]
+CMD ["serve", "--listen", "0.0.0.0:8010"]
 
 FROM base AS logistics
 COPY --from=build /out/logistics /usr/local/bin/logistics

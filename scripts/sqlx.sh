@@ -39,6 +39,12 @@ for file in {logistics,menu-api,order-api}/migrations/*.sql; do
             psql "$queries" -q -v ON_ERROR_STOP=1 -1 "${again[@]}" -f "$file"
     fi
 done
+psql "$queries" -q -c 'CREATE SCHEMA orders'
+for file in order-api/migrations/*.sql; do
+    PGOPTIONS='-c search_path=orders,public -c client_min_messages=warning' \
+        psql "$queries" -q -v ON_ERROR_STOP=1 -1 -f "$file"
+done
+queries="$queries&options=-c%20search_path%3Dpublic,orders"
 
 new=$(mktemp -d)
 trap 'rm -rf "$new"' EXIT

@@ -395,6 +395,10 @@ async fn sweep<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
         match claim::due(&calls.db, leave.len() as i64, calls.lease).await {
             Ok(jobs) => {
                 metrics::counter!("payments_swept_total").increment(jobs.len() as u64);
+                if jobs.len() == READ_COUNT {
+                    // There are probably more.
+                    tick.reset_immediately();
+                }
                 calls.begin(jobs.into_iter().map(|job| (job, None)).collect(), leave);
             }
             Err(error) => {
