@@ -214,8 +214,8 @@ async fn without_the_queue_deliveries_go_on_and_are_told_later() {
     }
     until_applied(&world).await;
     world.queue.kill();
-    for order_id in &orders {
-        assign(&world, *order_id, order_id.0.as_u128() as i64 % 3 + 4).await;
+    for (place, order_id) in (0..).zip(&orders) {
+        assign(&world, *order_id, 4 + place % 3).await;
         status(&world, *order_id, "picked_up").await;
     }
     world.queue.restart().await.unwrap();

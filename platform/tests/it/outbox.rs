@@ -263,3 +263,25 @@ async fn a_relay_that_dies_anywhere_in_a_step_loses_nothing() {
     }
     world.check().await;
 }
+
+#[tokio::test]
+#[ignore = "a measurement"]
+#[allow(clippy::print_stdout)]
+async fn cost_per_row() {
+    let world = World::start().await;
+    let mut relay = world.relay();
+    for batch in [10, BATCH as i64] {
+        let rows = 50 * batch;
+        let many = "INSERT INTO outbox (stream, field, payload)
+                    SELECT $1, 'event', repeat('x', 400) FROM generate_series(1, $2)";
+        let mut took = Duration::ZERO;
+        for _ in 0..50 {
+            sqlx::query(many).bind(STREAM).bind(batch).execute(&world.db).await.unwrap();
+            let start = Instant::now();
+            assert_eq!(relay.step().await.unwrap() as i64, batch);
+            took += start.elapsed();
+        }
+        let us = took.as_secs_f64() * 1e6;
+        println!("{batch} rows a step: {:.1} µs a row", us / rows as f64);
+    }
+}
