@@ -12,6 +12,7 @@ pub mod fix;
 pub mod menu;
 pub mod pace;
 pub mod plan;
+mod pool;
 pub mod probe;
 pub mod progress;
 pub mod report;

@@ -18,8 +18,9 @@ use super::{
     write::{self, Operator, Operators},
 };
 use crate::{
-    client::{Caller, Target},
+    client::{Caller, Reply, Target},
     pace::Clock,
+    pool::Work,
     send::Live,
 };
 
@@ -60,17 +61,53 @@ pub(super) struct Engine {
     pub(super) open: Cell<u64>,
 }
 
+/// One of the nodes.
+pub(super) struct Node {
+    pub(super) engine: Rc<Engine>,
+    pub(super) node: usize,
+}
+
+/// A request is sent at most once: nobody asks for a menu again in its name.
+impl Work for Node {
+    type Job = Job;
+    type Sent = Sent;
+    type Notes = Notes;
+
+    fn target(&self) -> &Target {
+        self.engine.target(self.node)
+    }
+
+    fn opened(&self) {
+        self.engine.stats.borrow_mut().connections += 1;
+    }
+
+    fn begin(&self, job: &Job, request: &mut Vec<u8>) -> Sent {
+        self.engine.begin(job, self.node, request)
+    }
+
+    fn note(notes: &mut Notes, name: &str, value: &[u8]) {
+        notes.take(name, value);
+    }
+
+    fn answered(&self, job: Job, sent: Sent, reply: Reply, notes: &Notes, body: &[u8]) {
+        self.engine.answered(&job, sent, self.node, reply.status, notes, body);
+    }
+
+    fn broken(&self, job: Job, sent: Option<Sent>, error: &io::Error) {
+        match sent {
+            Some(sent) => self.engine.broken(&job, &sent, error),
+            None => self.engine.unsent(&job, error),
+        }
+    }
+}
+
 impl Engine {
-    pub(super) fn target(&self, node: usize) -> &Target {
+    fn target(&self, node: usize) -> &Target {
         &self.settings.nodes[node]
     }
 
-    pub(super) fn opened(&self) {
-        self.stats.borrow_mut().connections += 1;
-    }
-
     /// Writes the job's request; from here on it counts as started.
-    pub(super) fn begin(&self, job: &Job, node: usize, request: &mut Vec<u8>) -> Sent {
+    fn begin(&self, job: &Job, node: usize, request: &mut Vec<u8>) -> Sent {
         let now_us = self.clock.now_us();
         if job.is_measured {
             let waited_us = now_us.saturating_sub(job.due_us);
@@ -101,7 +138,7 @@ impl Engine {
     }
 
     /// An answer came.
-    pub(super) fn answered(
+    fn answered(
         &self,
         job: &Job,
         sent: Sent,
@@ -187,7 +224,7 @@ impl Engine {
     }
 
     /// The connection broke, or no answer came in time.
-    pub(super) fn broken(&self, job: &Job, sent: &Sent, error: &io::Error) {
+    fn broken(&self, job: &Job, sent: &Sent, error: &io::Error) {
         if let Sent::Write { operator, id, .. } = *sent {
             self.judge.borrow_mut().checker.write_ends(id, End::Unknown, self.clock.now_us());
             self.operators.borrow_mut().done(operator);
@@ -196,7 +233,7 @@ impl Engine {
     }
 
     /// No connection could be had.
-    pub(super) fn unsent(&self, job: &Job, error: &io::Error) {
+    fn unsent(&self, job: &Job, error: &io::Error) {
         if let Task::Write(operator) = job.task {
             self.operators.borrow_mut().done(operator);
         }

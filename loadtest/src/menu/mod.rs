@@ -1,7 +1,7 @@
 //! Load on restaurants and menus, and a check of every answer (I10).
 //!
 //! [`choose`] decides what is asked next, [`mod@write`] what operators change, [`lists`] what is
-//! searched for; [`send`] sends it when it is due over the connections of [`pool`], and [`engine`]
+//! searched for; [`send`] sends it when it is due over connections to every node, and [`engine`]
 //! is what happens to each request; [`check`] knows which versions an answer may have, [`body`]
 //! finds out which one it has, and [`judge`] brings the two together; [`catalogue`] asks the
 //! service at the start what there is, and [`report`] says what was found.
@@ -14,7 +14,6 @@ pub mod choose;
 mod engine;
 pub mod judge;
 pub mod lists;
-mod pool;
 pub mod popularity;
 pub mod report;
 pub mod request;

@@ -20,9 +20,8 @@ use super::{
     catalogue,
     check::{Checker, Findings, Start},
     choose::{Chooser, Habits, Operation},
-    engine::{Engine, Job, Task},
+    engine::{Engine, Job, Node, Task},
     judge::Judge,
-    pool::Pool,
     request::Requests,
     stats::Stats,
     write::Operators,
@@ -30,6 +29,7 @@ use super::{
 use crate::{
     client::{Caller, Target},
     pace::{Clock, Ticker, even_due_us},
+    pool::Pool,
     send::Live,
 };
 
@@ -161,7 +161,7 @@ async fn send(
         settings,
     });
     let pools: Vec<_> = (0..engine.settings.nodes.len())
-        .map(|node| Pool::new(Rc::clone(&engine), node, share))
+        .map(|node| Pool::new(Node { engine: Rc::clone(&engine), node }, share))
         .collect();
     pace(&engine, &pools, stop).await?;
     let planned_us = even_due_us(engine.settings.total.saturating_sub(1), engine.settings.rate);
@@ -184,7 +184,7 @@ async fn send(
 }
 
 /// Hands out what is due until all is settled or takes too long.
-async fn pace(engine: &Rc<Engine>, pools: &[Pool], stop: &CancellationToken) -> anyhow::Result<()> {
+async fn pace(engine: &Rc<Engine>, pools: &[Pool<Node>], stop: &CancellationToken) -> anyhow::Result<()> {
     let ticker = Ticker::start()?;
     let (mut next, mut total) = (0, engine.settings.total);
     let writes = (total as f64 * engine.settings.habits.writes).floor() as u64;
@@ -226,7 +226,7 @@ struct Writes {
     sent_early: u64,
 }
 
-fn issue(engine: &Rc<Engine>, pools: &[Pool], due_us: u64, writes: &mut Writes) {
+fn issue(engine: &Rc<Engine>, pools: &[Pool<Node>], due_us: u64, writes: &mut Writes) {
     let choice = engine.chooser.borrow_mut().choose();
     if choice.is_lap {
         engine.stats.borrow_mut().invalidations += 1;
@@ -268,7 +268,7 @@ fn issue(engine: &Rc<Engine>, pools: &[Pool], due_us: u64, writes: &mut Writes) 
 /// many of these reads failed.
 async fn last_look(
     engine: &Rc<Engine>,
-    pools: &[Pool],
+    pools: &[Pool<Node>],
     starts: &[(u32, Start)],
 ) -> anyhow::Result<u64> {
     let ticker = Ticker::start()?;

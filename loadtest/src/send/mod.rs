@@ -229,7 +229,7 @@ async fn send(
         open: Cell::new(0),
     });
     if sockets.is_empty() {
-        let pool = http::Pool::new(Rc::clone(&engine));
+        let pool = http::pool(Rc::clone(&engine));
         pace(&engine, step, stop, |job| pool.dispatch(job)).await?;
         pool.close();
     } else {
@@ -379,11 +379,11 @@ impl Engine {
 }
 
 /// Refusals that say "later": the rest of the 4xx would be the same for ever.
-fn is_for_now(status: u16) -> bool {
+pub(crate) fn is_for_now(status: u16) -> bool {
     matches!(status, 408 | 429 | 500..)
 }
 
-fn count(counts: &mut BTreeMap<String, u64>, why: &str, events: u64) {
+pub(crate) fn count(counts: &mut BTreeMap<String, u64>, why: &str, events: u64) {
     match counts.get_mut(why) {
         Some(count) => *count += events,
         None => drop(counts.insert(why.to_owned(), events)),
