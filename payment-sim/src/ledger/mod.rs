@@ -79,6 +79,14 @@ impl Ledger {
         failed: CancellationToken,
     ) -> anyhow::Result<(Arc<Self>, JoinHandle<()>)> {
         let (file, state) = file::open(path)?;
+        Ok(Self::on(file, state, failed)?)
+    }
+
+    fn on(
+        file: File,
+        state: State,
+        failed: CancellationToken,
+    ) -> io::Result<(Arc<Self>, JoinHandle<()>)> {
         let state = Arc::new(Mutex::new(state));
         let (queue, messages) = mpsc::channel(QUEUE_MAX);
         let writer = Writer { file, state: Arc::clone(&state), messages, failed };
@@ -243,3 +251,6 @@ impl Writer {
         self.file.sync_data()
     }
 }
+
+#[cfg(test)]
+mod tests;
