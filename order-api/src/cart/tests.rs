@@ -108,7 +108,7 @@ proptest! {
     fn merging_twice_is_merging_once(first: bool, a in lines(), b in lines()) {
         let mut cart = Cart::default();
         if first {
-            cart.merge(a.clone()).unwrap();
+            cart.merge(a).unwrap();
         }
         cart.merge(b.clone()).unwrap();
         let once = cart.clone();

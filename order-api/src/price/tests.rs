@@ -64,10 +64,11 @@ fn field_of(error: Unpriced) -> String {
 
 #[test]
 fn choices_must_be_what_the_options_allow() {
+    type Chosen<'a> = &'a [(&'a str, &'a str)];
     let curry = &offer().items[&item(1)];
     let (mild, hot) = (("Heat", "Mild"), ("Heat", "Hot"));
     let (nuts, raisins, ghee) = (("Extras", "Nuts"), ("Extras", "Raisins"), ("Extras", "Ghee"));
-    let cases: [(&[(&str, &str)], Option<i64>); 12] = [
+    let cases: [(Chosen<'_>, Option<i64>); 12] = [
         (&[mild], Some(1_000)),
         (&[hot], Some(1_050)),
         (&[nuts, hot], Some(1_170)),

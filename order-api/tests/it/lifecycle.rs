@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::world::{World, until};
 
 /// Says what logistics would.
-async fn delivery(world: &World, order: Uuid, kind: &str, seq: i64) {
+pub(crate) async fn delivery(world: &World, order: Uuid, kind: &str, seq: i64) {
     let event = json!({
         "v": 1,
         "type": format!("delivery.{kind}"),
@@ -24,7 +24,7 @@ async fn delivery(world: &World, order: Uuid, kind: &str, seq: i64) {
     let () = redis.xadd("deliveries:events", "*", &[("event", event.to_string())]).await.unwrap();
 }
 
-async fn until_status(world: &World, order: Uuid, status: &str) -> Value {
+pub(crate) async fn until_status(world: &World, order: Uuid, status: &str) -> Value {
     let mut seen = Value::Null;
     until(&format!("it is {status}"), async || {
         seen = world.read(order).await;
@@ -35,7 +35,7 @@ async fn until_status(world: &World, order: Uuid, status: &str) -> Value {
 }
 
 /// What the stream of events has of an order.
-async fn told(world: &World, order: Uuid) -> Vec<OrderEvent> {
+pub(crate) async fn told(world: &World, order: Uuid) -> Vec<OrderEvent> {
     let entries: redis::streams::StreamRangeReply =
         world.redis().await.xrange_all("orders:events").await.unwrap();
     let events = entries.ids.iter().map(|entry| {

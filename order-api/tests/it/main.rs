@@ -1,6 +1,7 @@
 //! Through the front door, on private stores, with a menu-api and a gateway of the test's own.
 
 mod breaker;
+mod carts;
 mod hostile;
 mod idempotency;
 mod lifecycle;
@@ -8,5 +9,6 @@ mod orders;
 mod outage;
 mod payments;
 mod races;
+mod ratings;
 mod refunds;
 mod world;
