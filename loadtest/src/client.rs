@@ -55,10 +55,15 @@ impl Target {
 
     /// The start of every request of one kind and caller, up to the content length's value.
     pub fn head(&self, method: &str, path: &str, token: &str) -> Box<[u8]> {
+        self.head_at(method, &format!("/api/v1{path}"), token)
+    }
+
+    /// The same of a path that is not under `/api/v1`.
+    pub fn head_at(&self, method: &str, path: &str, token: &str) -> Box<[u8]> {
         let mut head = String::new();
         let _infallible = write!(
             head,
-            "{method} {}/api/v1{path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {token}\r\n\
+            "{method} {}{path} HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {token}\r\n\
              content-type: application/json\r\ncontent-length: ",
             self.prefix, self.authority
         );
@@ -75,9 +80,19 @@ impl Target {
 
 /// Completes a head from [`Target::head`] with its body, appending to `out`.
 pub fn complete(out: &mut Vec<u8>, head: &[u8], body: &[u8]) {
+    complete_with(out, head, format_args!(""), body);
+}
+
+/// The same with further headers, each with its line end.
+pub fn complete_with(
+    out: &mut Vec<u8>,
+    head: &[u8],
+    headers: std::fmt::Arguments<'_>,
+    body: &[u8],
+) {
     use std::io::Write as _;
     out.extend_from_slice(head);
-    let _infallible = write!(out, "{}\r\n\r\n", body.len());
+    let _infallible = write!(out, "{}\r\n{headers}\r\n", body.len());
     out.extend_from_slice(body);
 }
 
@@ -207,8 +222,19 @@ impl Caller {
         token: &str,
         body: &[u8],
     ) -> io::Result<(u16, &[u8])> {
+        self.call_at(method, &format!("/api/v1{path}"), token, body).await
+    }
+
+    /// The same of a path that is not under `/api/v1`.
+    pub async fn call_at(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        body: &[u8],
+    ) -> io::Result<(u16, &[u8])> {
         let mut request = Vec::new();
-        complete(&mut request, &self.target.head(method, path, token), body);
+        complete(&mut request, &self.target.head_at(method, path, token), body);
         let kept = match self.connection.take() {
             Some(mut kept) => kept.exchange(&request).await.ok().map(|reply| (kept, reply)),
             None => None,

@@ -3,13 +3,15 @@
 //! A run is a [`plan`] whose every event is known by its number; [`send`] sends it, [`sockets`]
 //! watch it arrive at customers, [`probe`] at the history, [`cpu`] at the machine's expense;
 //! [`check`] compares the stores with the plan, and [`report`] says what was found. [`menu`] has
-//! readers and operators instead, and checks every answer while it comes.
+//! readers and operators instead, and checks every answer while it comes; [`orders`] has customers
+//! who order, and compares the service's orders with the ledger of the payment gateway.
 
 pub mod check;
 pub mod client;
 pub mod cpu;
 pub mod fix;
 pub mod menu;
+pub mod orders;
 pub mod pace;
 pub mod plan;
 mod pool;

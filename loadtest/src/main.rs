@@ -4,7 +4,7 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
-use loadtest::scenario::{BadUsage, gps, menu, replay};
+use loadtest::scenario::{BadUsage, gps, menu, orders, replay};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -25,6 +25,8 @@ enum Scenario {
     Replay(Box<replay::Args>),
     /// Readers of menus and operators who change them
     Menu(Box<menu::Args>),
+    /// Customers who order and pay
+    Orders(Box<orders::Args>),
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -35,6 +37,7 @@ async fn main() -> ExitCode {
         Scenario::Gps(args) => gps::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Replay(args) => replay::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Menu(args) => menu::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
+        Scenario::Orders(args) => orders::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
     };
     let (text, code) = match result {
         Ok((text, passed)) => (text, u8::from(!passed)),

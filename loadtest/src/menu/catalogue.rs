@@ -169,7 +169,7 @@ pub async fn database_reads(caller: &mut Caller, admin: &str) -> anyhow::Result<
     Ok(nodes.get(&node).context("the node does not know itself")?.misses)
 }
 
-async fn get<T: DeserializeOwned>(
+pub(crate) async fn get<T: DeserializeOwned>(
     caller: &mut Caller,
     token: &str,
     path: &str,
@@ -178,7 +178,7 @@ async fn get<T: DeserializeOwned>(
     parse(status, body).with_context(|| format!("GET {path}"))
 }
 
-fn parse<T: DeserializeOwned>(status: u16, body: &[u8]) -> anyhow::Result<T> {
+pub(crate) fn parse<T: DeserializeOwned>(status: u16, body: &[u8]) -> anyhow::Result<T> {
     let shown = || String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
     anyhow::ensure!(status == 200, "status {status}: {}", shown());
     serde_json::from_slice(body).with_context(|| format!("not what was expected: {}", shown()))

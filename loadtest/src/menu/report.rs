@@ -274,12 +274,12 @@ impl Summary {
     }
 }
 
-fn counts(counts: &BTreeMap<impl std::fmt::Display, u64>) -> String {
+pub(crate) fn counts(counts: &BTreeMap<impl std::fmt::Display, u64>) -> String {
     let some = counts.iter().filter(|(_, n)| **n > 0);
     some.map(|(why, n)| format!("{why}: {n}")).collect::<Vec<_>>().join(", ")
 }
 
-fn percentiles(p: &Percentiles) -> String {
+pub(crate) fn percentiles(p: &Percentiles) -> String {
     format!(
         "p50 {:.2} ms, p95 {:.2}, p99 {:.2}, max {:.2} ({} values)",
         p.p50, p.p95, p.p99, p.max, p.count

@@ -184,7 +184,11 @@ async fn send(
 }
 
 /// Hands out what is due until all is settled or takes too long.
-async fn pace(engine: &Rc<Engine>, pools: &[Pool<Node>], stop: &CancellationToken) -> anyhow::Result<()> {
+async fn pace(
+    engine: &Rc<Engine>,
+    pools: &[Pool<Node>],
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let ticker = Ticker::start()?;
     let (mut next, mut total) = (0, engine.settings.total);
     let writes = (total as f64 * engine.settings.habits.writes).floor() as u64;

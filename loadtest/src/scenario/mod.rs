@@ -3,6 +3,7 @@
 mod common;
 pub mod gps;
 pub mod menu;
+pub mod orders;
 pub mod replay;
 mod routes;
 
