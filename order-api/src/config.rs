@@ -58,6 +58,15 @@ pub struct Config {
     /// A new payment that the stream has not brought to a worker is taken without it after this
     #[arg(long, env = "PAYMENT_SWEEP_AFTER", default_value = "5s", value_parser = parse_duration)]
     pub payment_sweep_after: Duration,
+    /// What a worker has read and not touched for so long is taken over by another
+    #[arg(
+        long,
+        env = "PAYMENT_CLAIM_IDLE",
+        default_value = "30s",
+        value_parser = parse_duration,
+        hide = true
+    )]
+    pub payment_claim_idle: Duration,
     /// How often the gateway's books are compared with ours
     #[arg(long, env = "PAYMENT_RECONCILE_EVERY", default_value = "60s", value_parser = parse_duration)]
     pub payment_reconcile_every: Duration,
@@ -113,6 +122,10 @@ impl Config {
              another worker makes it again"
         );
         ensure!(
+            self.payment_claim_idle >= Duration::from_millis(500),
+            "payments must not be taken over before 500ms"
+        );
+        ensure!(
             self.payment_reconcile_every >= Duration::from_secs(1),
             "payments must not be reconciled more often than each second"
         );
@@ -154,6 +167,7 @@ mod tests {
             ["--payment-concurrency", "0"],
             ["--payment-timeout", "20s"],
             ["--payment-lease", "5s"],
+            ["--payment-claim-idle", "10ms"],
             ["--payment-reconcile-every", "10ms"],
             ["--cart-copy-ttl", "10ms"],
             ["--tracking-url", "ws://localhost/"],

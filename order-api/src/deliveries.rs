@@ -1,5 +1,7 @@
 //! What couriers do moves orders: `deliveries:events` from logistics.
 
+use std::{sync::Arc, time::Duration};
+
 use contracts::{
     events::{DeliveryEvent, DeliveryEventType, EVENT_FIELD},
     streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP},
@@ -9,7 +11,6 @@ use platform::{
     stream::{Apply, Entry, Later, Options},
 };
 use sqlx::PgPool;
-use std::{sync::Arc, time::Duration};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -86,11 +87,24 @@ impl Deliveries {
 
 impl Apply for Deliveries {
     async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
-        self.try_apply(entries).await.map_err(|error| {
-            if !postgres::is_unavailable(&error) {
-                tracing::error!(%error, "deliveries cannot be applied to orders");
+        match self.try_apply(entries).await {
+            Ok(()) => return Ok(()),
+            Err(error) if postgres::is_unavailable(&error) => return Err(error.into()),
+            Err(error) => {
+                tracing::warn!(%error, "deliveries are refused together, applied one by one");
             }
-            Later::from(anyhow::Error::from(error))
-        })
+        }
+        for entry in entries {
+            match self.try_apply(std::slice::from_ref(entry)).await {
+                Ok(()) => {}
+                Err(error) if postgres::is_unavailable(&error) => return Err(error.into()),
+                Err(error) => {
+                    let (id, reason) = (entry.id.to_string(), error.to_string());
+                    let payload = entry.payload.as_deref();
+                    dead::letter(&self.db, DELIVERY_EVENTS_STREAM, &id, payload, &reason).await?;
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -17,6 +17,8 @@ pub mod payment;
 pub mod place;
 pub mod price;
 pub mod rating;
+#[cfg(feature = "sabotage")]
+mod sabotage;
 pub mod store;
 pub mod view;
 
@@ -192,6 +194,7 @@ impl Service {
             limits: worker::Limits {
                 concurrency: config.payment_concurrency,
                 lease: config.payment_lease,
+                claim_idle: config.payment_claim_idle,
             },
             wake: Arc::clone(wake),
             health: health.clone(),

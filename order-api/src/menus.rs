@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use contracts::{
     ids::{ItemId, RestaurantId},
     money::{Currency, Money},
@@ -92,7 +93,7 @@ pub struct Menus(Arc<Inner>);
 
 struct Inner {
     http: reqwest::Client,
-    url: String,
+    url: reqwest::Url,
     stale_max: Duration,
     breaker: Breaker,
     kept: moka::sync::Cache<RestaurantId, Arc<Kept>>,
@@ -135,7 +136,7 @@ impl Menus {
         };
         Ok(Self(Arc::new(Inner {
             http,
-            url: url.trim_end_matches('/').to_owned(),
+            url: url.parse().context("the URL of menu-api is not one")?,
             stale_max,
             breaker: Breaker::new(settings, rand::random(), Instant::now()),
             kept: moka::sync::Cache::new(kept_max),
@@ -210,7 +211,8 @@ impl Menus {
 
     async fn fetch(&self, restaurant: RestaurantId, kept: Option<&Kept>) -> anyhow::Result<Answer> {
         let asked_at = Instant::now();
-        let url = format!("{}/api/v1/restaurants/{restaurant}/menu-with-status", self.0.url);
+        let mut url = self.0.url.clone();
+        url.set_path(&format!("/api/v1/restaurants/{restaurant}/menu-with-status"));
         let mut request = self.0.http.get(url);
         if let Some(etag) = kept.and_then(|kept| kept.etag.clone()) {
             request = request.header(header::IF_NONE_MATCH, etag);

@@ -27,7 +27,10 @@ const QUEUE_MAX: usize = 4_096;
 /// Requests in one statement.
 const BATCH_MAX: usize = 128;
 /// Statements under way at once: while one waits for the disk, the next is made.
-const WRITERS: usize = 3;
+const WRITERS: usize = 2;
+/// So many in one statement mean that more come soon: the next one waits for them this long, as a
+/// statement costs nearly the same for one as for dozens.
+const BUSY: (usize, Duration) = (3, Duration::from_millis(3));
 
 /// An order to take.
 #[derive(Debug, Clone)]
@@ -159,11 +162,9 @@ struct Writer {
 impl Writer {
     async fn run(self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        loop {
-            batch.clear();
-            if self.waiting.lock().await.recv_many(&mut batch, BATCH_MAX).await == 0 {
-                return;
-            }
+        let mut is_busy = false;
+        while self.gather(&mut batch, is_busy).await {
+            is_busy = batch.len() >= BUSY.0;
             let placements: Vec<&Placement> =
                 batch.iter().map(|(placement, _)| placement).collect();
             metrics::histogram!("order_batch_size").record(placements.len() as f64);
@@ -172,6 +173,8 @@ impl Writer {
             platform::sabotage::point("order-commit");
             match written {
                 Ok(written) => {
+                    #[cfg(feature = "sabotage")]
+                    crate::sabotage::ring_later(&placements, &written);
                     self.wake.notify_one();
                     metrics::counter!("orders_accepted_total").increment(written.len() as u64);
                     for (placement, answer) in batch.drain(..) {
@@ -193,6 +196,24 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// Takes what waits; `false` when nothing will come any more.
+    async fn gather(&self, batch: &mut Vec<Waiting>, is_busy: bool) -> bool {
+        batch.clear();
+        let mut waiting = self.waiting.lock().await;
+        if waiting.recv_many(batch, BATCH_MAX).await == 0 {
+            return false;
+        }
+        if is_busy {
+            tokio::time::sleep(BUSY.1).await;
+            while batch.len() < BATCH_MAX
+                && let Ok(next) = waiting.try_recv()
+            {
+                batch.push(next);
+            }
+        }
+        true
     }
 
     async fn one_by_one(&self, batch: &mut Vec<Waiting>) {

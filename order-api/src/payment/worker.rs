@@ -26,14 +26,15 @@ use super::{
 const READ_COUNT: usize = 128;
 /// A read waits so long for a first entry.
 const BLOCK: Duration = Duration::from_millis(500);
-/// What a dead worker has left is looked for this often,
+/// What a dead worker has left is looked for this often, and more often when it is soon taken over.
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
-/// and is what has not been touched for so long.
-const CLAIM_IDLE: Duration = Duration::from_secs(30);
 /// Due payments are looked for this often.
 const DUE_EVERY: Duration = Duration::from_millis(200);
-/// Results written together.
+/// Results written together,
 const SETTLE_MAX: usize = 128;
+/// and how long the first of them waits for others: nobody waits for it, and a transaction costs
+/// nearly the same for one as for dozens.
+const SETTLE_LINGER: Duration = Duration::from_millis(8);
 /// Pauses after a store has failed.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -44,6 +45,8 @@ pub struct Limits {
     pub concurrency: usize,
     /// How long a payment is a worker's; well above the time of a call.
     pub lease: Duration,
+    /// A stream entry that its worker has not touched for so long is taken over.
+    pub claim_idle: Duration,
 }
 
 /// When the gateway is left alone: half of at least 20 calls in 10 s failed, for 5 s each time.
@@ -90,7 +93,7 @@ impl<P: Provider> Worker<P> {
             field: PAYMENT_FIELD,
             block: BLOCK,
             count: READ_COUNT,
-            claim_idle: CLAIM_IDLE,
+            claim_idle: self.limits.claim_idle,
         };
         let consumer = Consumer::new(self.redis.clone(), options)?;
         let (results, ended) = mpsc::channel(self.limits.concurrency.max(1));
@@ -118,6 +121,7 @@ impl<P: Provider> Worker<P> {
             calls: calls.clone(),
             waiting: VecDeque::new(),
             claim_at: Instant::now(),
+            claim_idle: self.limits.claim_idle,
             dependency: self.health.dependency("queue"),
             heartbeat: self.health.heartbeat("payment stream"),
         };
@@ -242,6 +246,7 @@ struct Streamer<P> {
     /// Read, and not yet taken.
     waiting: VecDeque<(Uuid, Entry)>,
     claim_at: Instant,
+    claim_idle: Duration,
     dependency: Dependency,
     heartbeat: Heartbeat,
 }
@@ -279,7 +284,7 @@ impl<P: Provider> Streamer<P> {
         } else if Instant::now() >= self.claim_at {
             let (entries, more) = self.consumer.claim().await?;
             if !more {
-                self.claim_at = Instant::now() + CLAIM_EVERY;
+                self.claim_at = Instant::now() + CLAIM_EVERY.min(self.claim_idle);
             }
             entries
         } else {
@@ -289,6 +294,9 @@ impl<P: Provider> Streamer<P> {
         #[cfg(feature = "sabotage")]
         if !entries.is_empty() {
             platform::sabotage::point("read");
+            if platform::sabotage::is("ack-first") {
+                self.acker.ack(&entries).await?;
+            }
         }
         let mut unreadable = Vec::new();
         for entry in entries {
@@ -319,7 +327,7 @@ impl<P: Provider> Streamer<P> {
         let leave = tokio::select! {
             leave = self.calls.leave(self.waiting.len()) => leave,
             // What waits long is renewed, or others would take it over.
-            () = tokio::time::sleep(CLAIM_IDLE / 4) => return Ok(()),
+            () = tokio::time::sleep(self.claim_idle / 4) => return Ok(()),
         };
         let count = leave.len().min(self.waiting.len());
         let ids: Vec<Uuid> = self.waiting.iter().take(count).map(|(id, _)| *id).collect();
@@ -343,10 +351,6 @@ impl<P: Provider> Streamer<P> {
                 Some(job) => taken.push((job, Some(entry))),
                 None => idle.push(entry),
             }
-        }
-        #[cfg(feature = "sabotage")]
-        if platform::sabotage::is("ack-first") {
-            idle.extend(taken.iter_mut().filter_map(|(_, entry)| entry.take()));
         }
         self.calls.begin(taken, leave);
         if !idle.is_empty()
@@ -441,7 +445,15 @@ impl Settler {
                 // What could not be acknowledged before is tried again.
                 Err(_) => self.acknowledge(&[]).await,
                 Ok(0) => return,
-                Ok(_) => self.write(&mut batch).await,
+                Ok(_) => {
+                    tokio::time::sleep(SETTLE_LINGER).await;
+                    while batch.len() < SETTLE_MAX
+                        && let Ok(next) = results.try_recv()
+                    {
+                        batch.push(next);
+                    }
+                    self.write(&mut batch).await;
+                }
             }
         }
     }
