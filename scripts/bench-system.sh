@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The loads of the GPS path and of the menus on private stores, one after the other; writes
-# benches/RESULTS.md.
-# With --soak also half an hour at 2,000/s. TRACE=FILE replays a recorded day of taxis, too.
+# The loads of the GPS path, of the menus and of orders on private stores, one after the other;
+# writes benches/RESULTS.md.
+# With --soak also half an hour at 2,000/s, and ten minutes of orders instead of one. TRACE=FILE replays a recorded day of taxis, too.
 # ONLY=REGEX runs those whose name it matches.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -123,6 +123,11 @@ run_menu menu-cold 1 5000 60 --what menu --cold --readers 1000 --rate 1000 --dur
 run_menu menu-mixed 2 5000 60 --rate 8000 --duration 135s --warm-up 10s --writes 1% --encoding gzip
 run_menu menu-lists-cold 1 50000 8 --what list --cold --rate 50 --duration 20s --warm-up 5s --threshold 'latency_p99_ms<50'
 run_menu menu-lists 1 50000 8 --what list --rate 1000 --duration 30s --warm-up 20s
+
+orders_for=60s
+[ "${1:-}" = --soak ] && orders_for=600s
+run orders orders --rate 100 --duration "$orders_for" --threshold 'latency_p99_ms<500' --threshold 'dropped==0'
+run orders-peak orders --rate 1500 --duration 30s
 
 if [ -n "${TRACE:-}" ]; then
     run replay-600x replay --trace "$TRACE" --speed 600x --batch 100

@@ -10,20 +10,16 @@ use std::{
 };
 
 use contracts::money::Money;
-use hdrhistogram::Histogram;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{basket::Baskets, send::Settings, settle::Payments};
+use super::{basket::Baskets, send::Settings, settle::Payments, stats::Stats};
 use crate::{
     client::{Reply, Target, complete_with},
     pace::{Clock, backoff, even_due_us},
     pool::Work,
-    send::{Live, count, histogram, is_for_now},
+    send::{Live, count, is_for_now},
 };
-
-/// Findings that are told in words.
-pub(super) const EXAMPLES_MAX: usize = 10;
 
 /// What became of an arrival.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,28 +56,6 @@ impl Job {
     pub(super) fn new(n: u64) -> Self {
         Self { n, attempt: 0, task: Task::Order }
     }
-}
-
-/// Figures of a run.
-#[derive(Debug, Clone)]
-pub(super) struct Stats {
-    /// Due time to the first 202, µs, of arrivals due after the warm-up.
-    pub(super) latency_us: Histogram<u64>,
-    /// Due time to the moment that the first attempt was written, µs, of the same.
-    pub(super) wait_us: Histogram<u64>,
-    /// Refusals for good, by status and kind.
-    pub(super) refused: BTreeMap<String, u64>,
-    /// Refusals for now and broken connections, by status or kind.
-    pub(super) repeated: BTreeMap<String, u64>,
-    /// Answers under keys that had been answered before.
-    pub(super) replays: u64,
-    /// Of these, such that were not the first answer again, and 202s that are not of what was asked.
-    pub(super) mismatches: u64,
-    pub(super) examples: Vec<String>,
-    pub(super) dropped: u64,
-    pub(super) connections: u64,
-    /// When the last 202 came, µs after the start.
-    pub(super) last_us: u64,
 }
 
 /// State shared by the tasks of the sending thread.
@@ -195,18 +169,7 @@ impl Engine {
             clock,
             live,
             fates: RefCell::default(),
-            stats: RefCell::new(Stats {
-                latency_us: histogram(),
-                wait_us: histogram(),
-                refused: BTreeMap::new(),
-                repeated: BTreeMap::new(),
-                replays: 0,
-                mismatches: 0,
-                examples: Vec::new(),
-                dropped: 0,
-                connections: 0,
-                last_us: 0,
-            }),
+            stats: RefCell::new(Stats::new()),
             retries: RefCell::default(),
             retried: Cell::new(0),
             open: Cell::new(0),
@@ -322,11 +285,8 @@ impl Engine {
     }
 
     fn mismatch(&self, n: u64, what: &str) {
-        let stats = &mut *self.stats.borrow_mut();
-        stats.mismatches += 1;
-        if stats.examples.len() < EXAMPLES_MAX {
-            stats.examples.push(format!("key {}: {what}", self.baskets.keys.key(n)));
-        }
+        let key = self.baskets.keys.key(n);
+        self.stats.borrow_mut().mismatch(|| format!("key {key}: {what}"));
     }
 
     /// The job failed for now: it is sent again later, unchanged.

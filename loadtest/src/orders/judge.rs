@@ -17,7 +17,8 @@ use uuid::Uuid;
 use super::{
     basket::Baskets,
     books::{Intent, Ledger, Order, Orders, made_ms},
-    engine::{EXAMPLES_MAX, Fate},
+    engine::Fate,
+    stats::EXAMPLES_MAX,
 };
 
 /// What the comparison found. All but the first three must be 0, and `unanswered_made` may be.

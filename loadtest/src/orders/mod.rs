@@ -13,3 +13,4 @@ pub mod kitchens;
 pub mod report;
 pub mod send;
 pub mod settle;
+mod stats;

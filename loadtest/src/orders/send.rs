@@ -17,8 +17,9 @@ use tokio_util::sync::CancellationToken;
 pub use super::engine::Fate;
 use super::{
     basket::Baskets,
-    engine::{Engine, Job, Node, Stats},
+    engine::{Engine, Job, Node},
     settle::Payments,
+    stats::Stats,
 };
 use crate::{
     client::Target,

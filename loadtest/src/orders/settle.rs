@@ -71,6 +71,14 @@ struct State {
     contradicted: u64,
 }
 
+/// How far one walk through the unsettled orders is. It ends at what was the newest when it began:
+/// orders that come meanwhile would keep it from those before for ever.
+#[derive(Debug, Default)]
+struct Lap {
+    after: Uuid,
+    until: Uuid,
+}
+
 impl Payments {
     /// An order was accepted. Its event may have come before its answer.
     pub fn accepted(&self, order: Uuid) {
@@ -108,13 +116,23 @@ impl Payments {
         self.state.lock().contradicted
     }
 
-    /// Up to `count` unsettled orders after one, in the order of their ids; from the first again
-    /// when there are no more.
-    fn next(&self, after: Uuid, count: usize) -> Vec<Uuid> {
+    /// The next `count` unsettled orders, or fewer, in the order of their ids.
+    fn next(&self, lap: &mut Lap, count: usize) -> Vec<Uuid> {
         let state = self.state.lock();
-        let range = (Bound::Excluded(after), Bound::Unbounded);
-        let next: Vec<_> = state.unsettled.range(range).take(count).copied().collect();
-        if next.is_empty() { state.unsettled.iter().take(count).copied().collect() } else { next }
+        let Some(newest) = state.unsettled.last().copied() else { return Vec::new() };
+        let left = |lap: &Lap| -> Vec<Uuid> {
+            let range = (Bound::Excluded(lap.after), Bound::Included(lap.until));
+            let is_over = lap.after >= lap.until;
+            let some = (!is_over).then(|| state.unsettled.range(range).take(count).copied());
+            some.into_iter().flatten().collect()
+        };
+        let mut next = left(lap);
+        if next.is_empty() {
+            *lap = Lap { after: Uuid::nil(), until: newest };
+            next = left(lap);
+        }
+        lap.after = next.last().copied().unwrap_or_default();
+        next
     }
 
     fn learnt(&self, order: Uuid, payment: PaymentStatus, at_us: u64) {
@@ -226,7 +244,7 @@ pub async fn ask(
     clock: Clock,
     stop: CancellationToken,
 ) {
-    let (mut page_after, mut one_after) = (Uuid::nil(), Uuid::nil());
+    let (mut of_pages, mut of_ones) = (Lap::default(), Lap::default());
     let mut wait = ASK_EVERY;
     while stop.run_until_cancelled(tokio::time::sleep(wait)).await.is_some() {
         let read_us = payments.read_us.load(Ordering::Relaxed);
@@ -236,11 +254,9 @@ pub async fn ask(
             wait = ASK_EVERY;
             continue;
         }
-        let page = payments.next(page_after, books::PAGE_SIZE);
+        let page = payments.next(&mut of_pages, books::PAGE_SIZE);
         let Some(last) = page.last().copied() else { continue };
-        page_after = last;
-        let ones = payments.next(one_after, ASKED);
-        one_after = ones.last().copied().unwrap_or_default();
+        let ones = payments.next(&mut of_ones, ASKED);
         let asked = async {
             if page.len() > ASKED {
                 let before = Uuid::from_u128(last.as_u128().saturating_add(1));
@@ -288,9 +304,16 @@ mod tests {
         let payments = Payments::default();
         let ids: Vec<_> = (1..=5).map(Uuid::from_u128).collect();
         ids.iter().for_each(|id| payments.accepted(*id));
-        assert_eq!(payments.next(Uuid::nil(), 3), ids[..3]);
-        assert_eq!(payments.next(ids[2], 3), ids[3..]);
-        assert_eq!(payments.next(ids[4], 3), ids[..3]);
+        let mut lap = Lap::default();
+        assert_eq!(payments.next(&mut lap, 3), ids[..3]);
+        // One that comes meanwhile has its turn in the next lap.
+        payments.accepted(Uuid::from_u128(6));
+        assert_eq!(payments.next(&mut lap, 3), ids[3..]);
+        assert_eq!(payments.next(&mut lap, 5), ids);
+        assert_eq!(payments.next(&mut lap, 5), [Uuid::from_u128(6)]);
+        payments.settled(Uuid::from_u128(6), PAID);
+        assert_eq!(payments.next(&mut lap, 5), ids);
+        assert!(Payments::default().next(&mut lap, 5).is_empty());
         payments.learnt(ids[0], PaymentStatus::Processing, 7);
         payments.learnt(ids[1], PaymentStatus::Failed, 7);
         payments.learnt(Uuid::from_u128(9), PaymentStatus::Paid, 7);

@@ -3,4 +3,5 @@
 
 mod check;
 mod menu;
+mod orders;
 mod send;
