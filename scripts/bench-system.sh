@@ -126,7 +126,7 @@ run_menu menu-lists 1 50000 8 --what list --rate 1000 --duration 30s --warm-up 2
 
 orders_for=60s
 [ "${1:-}" = --soak ] && orders_for=600s
-run orders orders --rate 100 --duration "$orders_for" --threshold 'latency_p99_ms<500' --threshold 'dropped==0'
+run orders orders --rate 100 --duration "$orders_for" --threshold 'latency_p99_ms<50' --threshold 'paid_p99_ms<2000'
 run orders-peak orders --rate 1500 --duration 30s
 
 if [ -n "${TRACE:-}" ]; then

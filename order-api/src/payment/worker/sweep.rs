@@ -1,0 +1,69 @@
+//! What is due, whether or not the stream knows of it.
+
+use std::time::{Duration, Instant};
+
+use platform::{breaker::State, health::Heartbeat};
+use sqlx::PgPool;
+
+use super::{BATCH_MAX, calls::Calls};
+use crate::payment::{Provider, claim};
+
+/// Due payments are looked for this often.
+const DUE_EVERY: Duration = Duration::from_millis(200);
+
+/// Takes payments whose time has come, until it is time to stop.
+pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
+    let mut tick = tokio::time::interval(DUE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut is_failing = false;
+    loop {
+        heartbeat.beat();
+        tokio::select! {
+            () = calls.stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if calls.breaker.state(Instant::now()) == State::Open {
+            continue;
+        }
+        // Looking costs less than asking for leave that nobody needs.
+        match is_any_due(&calls.db).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(error) => {
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!(%error, "due payments cannot be looked for");
+                }
+                continue;
+            }
+        }
+        is_failing = false;
+        let leave = tokio::select! {
+            leave = calls.leave(BATCH_MAX) => leave,
+            () = tokio::time::sleep(Duration::from_secs(1)) => continue,
+        };
+        match claim::due(&calls.db, leave.len() as i64, calls.lease).await {
+            Ok(jobs) => {
+                metrics::counter!("payments_swept_total").increment(jobs.len() as u64);
+                if jobs.len() == BATCH_MAX {
+                    // There are probably more.
+                    tick.reset_immediately();
+                }
+                calls.begin(jobs.into_iter().map(|job| (job, None)).collect(), leave);
+            }
+            Err(error) => {
+                calls.begin(Vec::new(), leave);
+                tracing::warn!(%error, "due payments could not be taken");
+            }
+        }
+    }
+}
+
+async fn is_any_due(db: &PgPool) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar!(
+        r#"SELECT EXISTS (
+               SELECT FROM payments WHERE status = 'due' AND next_at <= now()
+           ) AS "any!""#
+    )
+    .fetch_one(db)
+    .await
+}
