@@ -15,7 +15,8 @@
 //!   its value is allowed as well.
 //!
 //! Two answers with the same version of a [fixed](Document::is_fixed) document must have the same
-//! hash. Nobody else may write to these restaurants meanwhile. An answer marked as stale, which
+//! hash. Nobody else may write to these restaurants meanwhile, but for ratings that
+//! are announced. An answer marked as stale, which
 //! the service gives only when its stores are away, is exempt from the floor and establishes
 //! nothing.
 //!
@@ -100,6 +101,8 @@ pub struct Checker {
     /// Where in `written` a restaurant is; `NOT_WRITTEN` for most.
     written_at: Vec<u32>,
     written: Vec<Written>,
+    /// Which restaurants are rated meanwhile.
+    rated: Vec<bool>,
     findings: Findings,
     writes: u64,
 }
@@ -112,6 +115,7 @@ impl Checker {
         Self {
             seen: vec![[Seen::default(); 4]; ids.len()],
             written_at: vec![NOT_WRITTEN; ids.len()],
+            rated: vec![false; ids.len()],
             written: Vec::new(),
             findings: Findings::default(),
             writes: 0,
@@ -126,6 +130,15 @@ impl Checker {
         }
         self.written_at[restaurant as usize] = self.written.len() as u32;
         self.written.push(Written::new(restaurant, start));
+    }
+
+    /// Call this before somebody rates the restaurant: one more version of it may be made, at any
+    /// time from now on, and several ratings may share one.
+    pub fn rating_begins(&mut self, restaurant: u32) {
+        self.rated[restaurant as usize] = true;
+        if let Some(written) = self.written(restaurant) {
+            written.begun += 1;
+        }
     }
 
     /// The restaurant's id.
@@ -282,8 +295,9 @@ impl Checker {
     /// Whether some write can have made this version of this document.
     fn is_possible(&mut self, restaurant: u32, document: Document, version: i64) -> bool {
         let floor = self.seen(restaurant, document).floor;
+        let is_rated = self.rated[restaurant as usize];
         let why = match self.written(restaurant) {
-            None if floor > 0 && version > floor => {
+            None if floor > 0 && version > floor && !is_rated => {
                 format!("it was at {floor} and nobody has written to it")
             }
             Some(written) if version > written.ceiling() => {

@@ -452,3 +452,20 @@ fn a_history_with_overlapping_operations_passes_only_as_long_as_it_is_right() {
         }
     }
 }
+
+#[test]
+fn a_rating_that_was_announced_makes_one_more_version() {
+    for restaurant in [0, 1] {
+        let versions = |checker: &mut Checker| {
+            read(checker, restaurant, Document::Restaurant, 10);
+            read(checker, restaurant, Document::Restaurant, 11);
+            checker.findings().violations
+        };
+        assert_eq!(versions(&mut checker()), 1, "nobody has announced it");
+        let mut rated = checker();
+        rated.rating_begins(restaurant);
+        assert_eq!(versions(&mut rated), 0);
+        read(&mut rated, restaurant, Document::Restaurant, 10);
+        assert_eq!(rated.findings().violations, 1, "what was shown is not taken back");
+    }
+}
