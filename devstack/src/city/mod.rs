@@ -2,8 +2,8 @@
 //!
 //! Nothing here performs I/O or reads a clock. [`City::step`] moves the town on and says what
 //! happened; the same seed and settings always give the same events, however the time is cut
-//! into steps. Who runs it decides what an event means: the demo posts the fixes and creates the
-//! deliveries.
+//! into steps. Who runs it decides what an event means: the demo posts the fixes and lets the
+//! customers order.
 
 pub mod courier;
 pub mod phone;

@@ -1,33 +1,31 @@
-//! The customers: every order is created through the API, watched over a socket with a tracking
-//! token, and moved on by its driver; the socket ends with the order.
+//! The customers and what they share with drivers, restaurants and the company; what becomes of
+//! each order is in [`super::orders`].
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use contracts::ids::OrderId;
-use loadtest::client::{Caller, Target};
+use loadtest::client::Target;
 use parking_lot::Mutex;
 use platform::auth::{Role, Signer};
 use tokio::sync::{mpsc, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
+    calls::{Call, Calls},
     figures::{Figures, count},
-    socket,
+    orders::{
+        Kitchens,
+        books::{Books, Outcome},
+    },
 };
 use crate::city::OrderNo;
 
 /// Registrations under way at once.
 const REGISTER_AT_ONCE: usize = 8;
-/// Kept connections of the company's own calls.
-const CALLERS_MAX: usize = 16;
-/// A call that fails is tried again this often, a little later each time.
-const ATTEMPTS: u32 = 6;
-/// How long an ended order's socket may take to say so.
-const LAST_STATUS_WITHIN: Duration = Duration::from_secs(15);
 
 /// Everything about orders, and what the sockets need to know of the phones.
 pub(super) struct Customers {
@@ -39,45 +37,69 @@ pub(super) struct Customers {
 
 #[derive(Debug)]
 struct Order {
-    id: OrderId,
+    /// Once its driver has it.
+    id: Arc<OnceLock<OrderId>>,
     steps: mpsc::Sender<&'static str>,
 }
 
 /// What the tasks of all orders share.
 pub(super) struct Shared {
-    pub(super) target: Target,
+    pub(super) orders: Calls,
+    pub(super) menus: Calls,
+    pub(super) logistics: Calls,
     pub(super) signer: Arc<Signer>,
     pub(super) figures: Arc<Figures>,
+    /// Where there is something to eat, once it is known.
+    pub(super) kitchens: watch::Receiver<Option<Arc<Kitchens>>>,
+    /// The company's token.
+    pub(super) company: String,
     /// Ends every socket.
     pub(super) closing: CancellationToken,
     /// Fixes that went up late, by driver and microsecond: when they reach a customer, the time
     /// since they were taken says nothing of the way.
     late: Mutex<HashSet<(i64, i64)>>,
-    callers: Mutex<Vec<Caller>>,
-    company: String,
+}
+
+/// The services that people talk to.
+#[derive(Debug, Clone)]
+pub(super) struct Targets {
+    pub(super) orders: Target,
+    pub(super) menus: Target,
+    pub(super) logistics: Target,
+    /// The payment gateway's double, for the checks at the end.
+    pub(super) payments: Target,
 }
 
 /// One order, as its task knows it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Ordered {
     pub(super) order: OrderNo,
+    /// The town's number.
+    pub(super) restaurant: usize,
     /// Ids as in the API.
     pub(super) customer: i64,
-    pub(super) restaurant: i64,
     pub(super) driver: i64,
 }
 
 impl Customers {
-    pub(super) fn new(target: Target, signer: Arc<Signer>, figures: Arc<Figures>) -> Self {
+    pub(super) fn new(
+        targets: &Targets,
+        signer: Arc<Signer>,
+        figures: Arc<Figures>,
+        kitchens: watch::Receiver<Option<Arc<Kitchens>>>,
+    ) -> Self {
         let company = signer.access(Role::Admin, 1, &[], Duration::from_secs(24 * 3_600));
+        let calls = |target: &Target| Calls::new(target.clone(), Arc::clone(&figures));
         let shared = Arc::new(Shared {
-            target,
+            orders: calls(&targets.orders),
+            menus: calls(&targets.menus),
+            logistics: calls(&targets.logistics),
             signer,
             figures,
+            kitchens,
+            company,
             closing: CancellationToken::new(),
             late: Mutex::default(),
-            callers: Mutex::default(),
-            company,
         });
         Self {
             shared,
@@ -88,7 +110,9 @@ impl Customers {
     }
 
     /// Registers drivers `1..=vehicles.len()` and brings them online; an order waits for its own.
+    /// The restaurants come first, because all orders wait for these.
     pub(super) async fn register(&self, vehicles: Vec<&'static str>) {
+        self.shared.kitchens().await;
         let vehicles: Vec<_> = (1_i64..).zip(vehicles).collect();
         for some in vehicles.chunks(REGISTER_AT_ONCE) {
             let some = some.iter().map(|(driver, vehicle)| self.shared.register(*driver, vehicle));
@@ -103,16 +127,21 @@ impl Customers {
     /// A new order; its task lives until it is delivered.
     pub(super) fn ordered(&self, ordered: Ordered) {
         let (steps, todo) = mpsc::channel(4);
-        let id = OrderId::generate();
-        self.orders.lock().insert(ordered.order, Order { id, steps });
+        let id = Arc::new(OnceLock::new());
+        self.orders.lock().insert(ordered.order, Order { id: Arc::clone(&id), steps });
         count(&self.shared.figures.deliveries, 1);
         let shared = Arc::clone(&self.shared);
-        let registered = self.registered.subscribe();
+        let mut registered = self.registered.subscribe();
         self.tasks.spawn(async move {
             let closing = shared.closing.clone();
+            let life = async {
+                // The sender lives as long as the town.
+                let _ = registered.wait_for(|known| *known as i64 >= ordered.driver).await;
+                shared.live(ordered, id, todo).await;
+            };
             // Dropping the socket of an order that is under way is what a customer does who
             // puts the phone away; an order that ended says goodbye.
-            let _ = closing.run_until_cancelled(shared.live(id, ordered, todo, registered)).await;
+            let _ = closing.run_until_cancelled(life).await;
             shared.figures.deliveries.fetch_sub(1, std::sync::atomic::Ordering::Relaxed);
         });
     }
@@ -126,9 +155,9 @@ impl Customers {
         }
     }
 
-    /// The id that an order has in the API.
+    /// The id that an order has in the API, once its driver knows it.
     pub(super) fn id(&self, order: OrderNo) -> Option<OrderId> {
-        self.orders.lock().get(&order).map(|order| order.id)
+        self.orders.lock().get(&order).and_then(|order| order.id.get().copied())
     }
 
     /// Fixes of a driver that go up late.
@@ -148,6 +177,12 @@ impl Customers {
         // A task looks at the token wherever it waits.
         let _ = tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await;
     }
+
+    /// Compares the books with what customers were told, once nobody orders any more.
+    pub(super) async fn check(&self, payments: &Target) -> Outcome {
+        let Shared { orders, company, figures, .. } = &*self.shared;
+        Books { orders, payments, admin: company }.check(&figures.orders).await
+    }
 }
 
 impl Shared {
@@ -158,81 +193,13 @@ impl Shared {
 
     async fn register(&self, driver: i64, vehicle: &str) {
         let body = format!(r#"{{"driver_id":{driver},"vehicle":"{vehicle}"}}"#);
-        self.company("POST", "/drivers", &body, &[201, 409]).await;
+        self.company("POST", "/drivers", &body, &[200, 201]).await;
         let path = format!("/drivers/{driver}/status");
         self.company("PUT", &path, r#"{"state":"online"}"#, &[200]).await;
     }
 
-    /// From the click to the door.
-    async fn live(
-        self: &Arc<Self>,
-        id: OrderId,
-        ordered: Ordered,
-        mut todo: mpsc::Receiver<&'static str>,
-        mut registered: watch::Receiver<usize>,
-    ) {
-        let Ordered { customer, restaurant, driver, .. } = ordered;
-        // The sender lives as long as the town.
-        let _ = registered.wait_for(|known| *known as i64 >= driver).await;
-        let body = format!(
-            r#"{{"order_id":"{id}","customer_id":{customer},"restaurant_id":{restaurant},"driver_id":{driver}}}"#
-        );
-        if !self.company("POST", "/deliveries", &body, &[201]).await {
-            return;
-        }
-        let seen = tokio::spawn(socket::watch(Arc::clone(self), id, customer, driver));
-        let token = self.signer.access(Role::Driver, driver, &[], Duration::from_secs(3_600));
-        let path = format!("/deliveries/{id}/status");
-        while let Some(status) = todo.recv().await {
-            let body = format!(r#"{{"status":"{status}"}}"#);
-            if !self.call("PUT", &path, &token, &body, &[200]).await {
-                break;
-            }
-            if status == "delivered" {
-                break;
-            }
-        }
-        match tokio::time::timeout(LAST_STATUS_WITHIN, seen).await {
-            Ok(Ok(true)) => count(&self.figures.delivered, 1),
-            _ => {
-                count(&self.figures.status_gaps, 1);
-                self.figures.note(format!("the customer of {id} did not see the delivery"));
-            }
-        }
-    }
-
     async fn company(&self, method: &str, path: &str, body: &str, good: &[u16]) -> bool {
-        self.call(method, path, &self.company, body, good).await
-    }
-
-    /// One call, again while the service is away; what fails for good is noted.
-    async fn call(&self, method: &str, path: &str, token: &str, body: &str, good: &[u16]) -> bool {
-        let mut last = String::new();
-        for attempt in 1..=ATTEMPTS {
-            let mut caller =
-                self.callers.lock().pop().unwrap_or_else(|| Caller::new(self.target.clone()));
-            match caller.call(method, path, token, body.as_bytes()).await {
-                Ok((status, answer)) => {
-                    // What was done by an attempt whose answer got lost is done.
-                    let done = good.contains(&status) || (attempt > 1 && status == 409);
-                    let text = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
-                    last = format!("{status} {text}");
-                    let mut callers = self.callers.lock();
-                    if callers.len() < CALLERS_MAX {
-                        callers.push(caller);
-                    }
-                    if done {
-                        return true;
-                    }
-                    if !matches!(status, 429 | 500..) {
-                        break;
-                    }
-                }
-                Err(error) => last = error.to_string(),
-            }
-            tokio::time::sleep(loadtest::pace::backoff(attempt, None)).await;
-        }
-        self.figures.note(format!("{method} {path}: {last}"));
-        false
+        let call = Call { method, path, token: &self.company, body, key: None };
+        self.logistics.done(call, good).await
     }
 }

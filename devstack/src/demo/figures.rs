@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     latencies::{Latencies, Percentiles},
     menus::figures::{MenuCounts, MenuFigures, MenuSnapshot},
+    orders::figures::{OrderCounts, OrderFigures, OrderSnapshot},
     scrape::{Distribution, Metrics, Pages},
 };
 
@@ -45,7 +46,7 @@ pub(super) struct Figures {
     pub(super) sockets: AtomicU64,
     /// Sockets that broke and were opened again.
     pub(super) reopened: AtomicU64,
-    /// Orders under way and orders delivered.
+    /// Orders of the town that are under way, from the click on, and those delivered.
     pub(super) deliveries: AtomicU64,
     pub(super) delivered: AtomicU64,
     /// Positions that customers saw.
@@ -55,6 +56,8 @@ pub(super) struct Figures {
     pub(super) status_gaps: AtomicU64,
     /// Customers who look for food, and operators.
     pub(super) menus: MenuFigures,
+    /// Customers who order.
+    pub(super) orders: OrderFigures,
     push: Latencies,
     notes: Mutex<Notes>,
 }
@@ -85,6 +88,7 @@ impl Figures {
             statuses: zero(),
             status_gaps: zero(),
             menus: MenuFigures::new(),
+            orders: OrderFigures::new(),
             push: Latencies::new(),
             notes: Mutex::default(),
         }
@@ -156,7 +160,9 @@ pub(super) struct Snapshot {
     pub(super) store: Option<String>,
     /// Absent before there are customers for menus.
     pub(super) menus: Option<MenuSnapshot>,
-    /// CPU time per stored fix, over the window; what menus cost is in it.
+    /// Absent before anybody has ordered.
+    pub(super) orders: Option<OrderSnapshot>,
+    /// CPU time per stored fix, over the window; what menus and orders cost is in it.
     pub(super) cpu: Option<CpuPerEvent>,
     /// From the demo's start to the first stored fix.
     pub(super) first_stored: Option<Duration>,
@@ -192,6 +198,7 @@ struct Reading {
     at: Instant,
     metrics: Metrics,
     menus: MenuCounts,
+    orders: OrderCounts,
     cpu: Option<Usage>,
 }
 
@@ -258,7 +265,8 @@ impl Observer {
             self.snapshot.first_stored = Some(started.elapsed());
         }
         let cpu = self.processes.as_ref().and_then(|processes| processes.usage(&[]));
-        let reading = Reading { at: Instant::now(), metrics, menus: figures.menus.counts(), cpu };
+        let (menus, orders) = (figures.menus.counts(), figures.orders.counts());
+        let reading = Reading { at: Instant::now(), metrics, menus, orders, cpu };
         if self.first.is_none() {
             self.first = Some(reading.clone());
         }
@@ -287,6 +295,7 @@ impl Observer {
             sockets: new.metrics.sockets as u64,
             store,
             menus: figures.menus.since(old.menus, new.menus, elapsed_s),
+            orders: figures.orders.since(old.orders, new.orders, elapsed_s),
             cpu: cpu(old, new),
             first_stored,
             silent_since: None,

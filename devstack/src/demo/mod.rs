@@ -6,17 +6,21 @@
 //! status of deliveries.
 //!
 //! - [`feed`] says what happens: [`crate::city`], or a recorded trace.
-//! - [`devices`] sends fixes and accounts for each; [`customers`] and [`socket`] live the orders.
+//! - [`devices`] sends fixes and accounts for each.
+//! - [`customers`] order, pay and watch: [`orders`] is the life of an order, [`socket`] the watching,
+//!   and [`calls`] how people talk to the services.
 //! - [`menus`] lets people look for food, and operators sell it out.
 //! - [`figures`] and [`latencies`] gather, from [`scrape`] and their own counters; [`show`] shows,
 //!   in [`view`] or in lines ([`words`]); [`summary`] judges.
 
+mod calls;
 mod customers;
 mod devices;
 mod feed;
 mod figures;
 mod latencies;
 mod menus;
+mod orders;
 mod scrape;
 mod show;
 mod signals;
@@ -51,10 +55,11 @@ const LOG_FILE: &str = ".devstack/demo.log";
 
 /// Shows the whole system at work: a simulated town on private stores, which are thrown away.
 ///
-/// Drivers move along streets, lose their network and send what they missed; customers order and
-/// watch. Others look at lists and menus, and operators sell items out. At the end it checks that
-/// nothing was lost, nothing is there twice, every current position is the newest, and no menu was
-/// shown older than a write that was answered; the exit code is 1 when it is not so.
+/// Drivers move along streets, lose their network and send what they missed; customers order, pay
+/// and watch, and some call it off and get their money back. Others look at lists and menus, and
+/// operators sell items out. At the end it checks that nothing was lost, nothing is there twice,
+/// every current position is the newest, no menu was shown older than a write that was answered,
+/// and every order was charged once; the exit code is 1 when it is not so.
 #[derive(clap::Args, Clone, Debug)]
 pub struct DemoArgs {
     #[command(flatten)]
@@ -146,8 +151,8 @@ pub struct TownArgs {
     #[arg(long, value_name = "N", default_value_t = 200)]
     customers: usize,
     /// Requests per second of people who look for food: a fifth lists near their place, the others
-    /// menus, restaurants and statuses, and one in a hundred an operator's write; 0 switches menus
-    /// off
+    /// menus, restaurants and statuses, and one in a hundred an operator's write; with 0 there are
+    /// only those who order
     #[arg(long, value_name = "R", default_value_t = 100.0, value_parser = parse_menu_rate)]
     menu_rate: f64,
     /// Decides the streets, the drivers, the menus and everything that chance decides

@@ -1,6 +1,7 @@
-//! A customer's socket: subscribes to one order and reads until the order has ended.
+//! A customer's socket: subscribes to one order, with the token that order-api gives for it, and
+//! reads until the order has ended.
 
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use contracts::ids::OrderId;
@@ -14,12 +15,11 @@ use tokio_tungstenite::{
 };
 
 use super::{
+    calls::Call,
     customers::Shared,
     figures::{Figures, count},
 };
 
-/// A customer has this long to connect with a token.
-const TOKEN_FOR: Duration = Duration::from_secs(60);
 /// Reconnects until a customer gives up.
 const ATTEMPTS: u32 = 20;
 
@@ -34,6 +34,13 @@ struct Said<'a> {
     status: Option<&'a str>,
     #[serde(default)]
     timestamp: Option<DateTime<Utc>>,
+}
+
+/// What lets a customer watch an order, and where.
+#[derive(Debug, Deserialize)]
+struct Ticket {
+    token: String,
+    url: String,
 }
 
 /// What a customer has seen of an order.
@@ -70,13 +77,13 @@ impl Drop for Open<'_> {
     }
 }
 
-/// Watches an order to its end; true when its delivery was seen.
-pub(super) async fn watch(shared: Arc<Shared>, order: OrderId, customer: i64, driver: i64) -> bool {
+/// Watches an order to its end; true when its delivery was seen. The token is the customer's.
+pub(super) async fn watch(shared: Arc<Shared>, order: OrderId, token: String, driver: i64) -> bool {
     let closing = shared.closing.clone();
     let mut seen = Seen::default();
     let mut failures = 0;
     while !seen.delivered && failures < ATTEMPTS {
-        let reading = session(&shared, order, customer, driver, &mut seen);
+        let reading = session(&shared, order, &token, driver, &mut seen);
         match closing.run_until_cancelled(reading).await {
             None => break,
             // The service closes the socket of an order that has ended.
@@ -96,14 +103,14 @@ pub(super) async fn watch(shared: Arc<Shared>, order: OrderId, customer: i64, dr
 async fn session(
     shared: &Shared,
     order: OrderId,
-    customer: i64,
+    token: &str,
     driver: i64,
     seen: &mut Seen,
 ) -> Result<(), Error> {
-    let mut socket = connect(shared, order).await?;
+    let ticket = ticket(shared, order, token).await?;
+    let mut socket = connect(shared, &ticket.url).await?;
     let _open = Open::new(&shared.figures);
-    let token = shared.signer.tracking(order.0, customer, TOKEN_FOR);
-    let mut subscribe = serde_json::json!({"type": "subscribe", "token": token});
+    let mut subscribe = serde_json::json!({"type": "subscribe", "token": ticket.token});
     if let Some(seq) = seen.seq {
         subscribe["since"] = seq.into();
     }
@@ -148,12 +155,19 @@ fn hear(shared: &Shared, driver: i64, said: &Said<'_>, seen: &mut Seen) {
     }
 }
 
-async fn connect(shared: &Shared, order: OrderId) -> Result<WebSocketStream<TcpStream>, Error> {
-    let stream = shared.target.connect().await?;
-    let url = format!(
-        "ws://{}{}/api/v1/drivers/orders/{order}/driver-location",
-        shared.target.authority, shared.target.prefix
-    );
+async fn ticket(shared: &Shared, order: OrderId, token: &str) -> io::Result<Ticket> {
+    let path = format!("/orders/{order}/tracking-token");
+    let call = Call { method: "POST", path: &path, token, body: "{}", key: None };
+    let answer = shared.orders.call(call).await;
+    if answer.status != 200 {
+        shared.orders.unexpected(call, &answer);
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(answer.read()?)
+}
+
+async fn connect(shared: &Shared, url: &str) -> Result<WebSocketStream<TcpStream>, Error> {
+    let stream = shared.logistics.target.connect().await?;
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
     let (socket, _) = client_async_with_config(url, stream, Some(config)).await?;
     Ok(socket)

@@ -13,6 +13,7 @@ use super::{
         Outcome,
         figures::{MenuFigures, share},
     },
+    orders::{books, figures::OrderFigures},
     words::{clock, cpu, grouped, measured, pair, percent, short, store},
 };
 
@@ -31,6 +32,7 @@ pub(super) struct Summary<'a> {
     pub(super) backlog: Backlog,
     pub(super) findings: &'a Findings,
     pub(super) menus: &'a Outcome,
+    pub(super) orders: &'a books::Outcome,
 }
 
 /// One promise: its name, whether it was kept, and why.
@@ -108,6 +110,7 @@ impl Summary<'_> {
             ),
         ];
         promises.extend(menu_promise(self.menus));
+        promises.extend(order_promises(self.orders));
         promises
     }
 
@@ -146,7 +149,14 @@ impl Summary<'_> {
                 grouped(read(&figures.reopened))
             ),
         );
-        let mut cpu = cpu(self.cpu);
+        let mut included = Vec::new();
+        if !matches!(self.orders, books::Outcome::Off) {
+            let [first, second, third] = order_rows(&figures.orders);
+            row("orders", first);
+            row("", second);
+            row("", third);
+            included.push("orders");
+        }
         match self.menus {
             Outcome::Off => {}
             Outcome::TooShort => row("menus", "it ended before anybody could read one".into()),
@@ -154,8 +164,12 @@ impl Summary<'_> {
                 let [first, second] = menu_rows(&figures.menus);
                 row("menus", first);
                 row("", second);
-                cpu += ", menus included";
+                included.push("menus");
             }
+        }
+        let mut cpu = cpu(self.cpu);
+        if !included.is_empty() {
+            cpu += &format!(", {} included", included.join(" and "));
         }
         row("CPU per event", cpu);
         for (name, kept, why) in self.promises() {
@@ -165,7 +179,11 @@ impl Summary<'_> {
             Outcome::Checked(findings) => findings.examples.as_slice(),
             _ => &[],
         };
-        for example in self.findings.examples.iter().chain(of_menus) {
+        let of_orders = match self.orders {
+            books::Outcome::Checked(findings) => findings.examples.as_slice(),
+            _ => &[],
+        };
+        for example in self.findings.examples.iter().chain(of_menus).chain(of_orders) {
             text.push_str(&format!("       {example}\n"));
         }
         text
@@ -192,6 +210,72 @@ fn menu_promise(menus: &Outcome) -> Option<Promise> {
         }
     };
     Some(("I10 menus", kept, why))
+}
+
+/// None when nobody was to order.
+fn order_promises(orders: &books::Outcome) -> Vec<Promise> {
+    let findings = match orders {
+        books::Outcome::Off => return Vec::new(),
+        books::Outcome::Failed(why) => return vec![("I4 orders", false, why.clone())],
+        books::Outcome::Checked(findings) => findings,
+    };
+    let amounts = |agree| if agree { "amounts agree" } else { "amounts DIFFER" };
+    vec![
+        (
+            "I4 ended or under way",
+            findings.is_complete(),
+            format!(
+                "{} orders: {} delivered, {} declined, {} called off, {} under way; {} lost, {} of \
+                 nobody, {} stand still",
+                grouped(findings.orders),
+                grouped(findings.delivered),
+                grouped(findings.declined),
+                grouped(findings.called_off),
+                grouped(findings.under_way),
+                grouped(findings.lost),
+                grouped(findings.foreign),
+                grouped(findings.stuck)
+            ),
+        ),
+        (
+            "I5 charged once",
+            findings.is_charged_once(),
+            format!(
+                "{} orders paid, {} charges, {} charged twice, {}",
+                grouped(findings.paid),
+                grouped(findings.captured),
+                grouped(findings.charged_twice),
+                amounts(findings.charges_agree)
+            ),
+        ),
+        (
+            "I6 refunds agree",
+            findings.is_refunded(),
+            format!(
+                "{} orders given back, {} refunds, {} owed, {}",
+                grouped(findings.refunded),
+                grouped(findings.refunds),
+                grouped(findings.owed),
+                amounts(findings.refunds_agree)
+            ),
+        ),
+    ]
+}
+
+/// What customers did, in three lines.
+fn order_rows(orders: &OrderFigures) -> [String; 3] {
+    [
+        format!(
+            "{} taken, {} refused and chosen again, {} declined, {} called off, {} rated",
+            grouped(read(&orders.taken)),
+            grouped(read(&orders.refused)),
+            grouped(read(&orders.declined)),
+            grouped(read(&orders.called_off)),
+            grouped(read(&orders.rated))
+        ),
+        format!("taken after {}", pair(measured(orders.taken_after.all()))),
+        format!("paid after {}", pair(measured(orders.paid_after.all()))),
+    ]
 }
 
 /// What customers and operators did, in two lines.
@@ -222,7 +306,11 @@ mod tests {
     #[test]
     fn every_promise_can_fail() {
         let good = Findings { distinct: 10, stored: 10, ..Findings::default() };
-        let menus = |menus: &Outcome, findings: &Findings, backlog: Backlog, figures: &Figures| {
+        let all = |menus: &Outcome,
+                   orders: &books::Outcome,
+                   findings: &Findings,
+                   backlog: Backlog,
+                   figures: &Figures| {
             let summary = Summary {
                 title: "a town",
                 ran_for: Duration::from_secs(60),
@@ -234,9 +322,13 @@ mod tests {
                 backlog,
                 findings,
                 menus,
+                orders,
             };
             assert_eq!(summary.is_good(), !summary.text().contains("FAIL"));
             summary.is_good()
+        };
+        let menus = |menus: &Outcome, findings: &Findings, backlog, figures: &Figures| {
+            all(menus, &books::Outcome::Off, findings, backlog, figures)
         };
         let verdict = |findings: &Findings, backlog, figures: &Figures| {
             menus(&Outcome::Off, findings, backlog, figures)
@@ -272,5 +364,26 @@ mod tests {
         ] {
             assert!(!menus(&bad, &good, empty, &calm), "{bad:?}");
         }
+        let orders = |outcome: &books::Outcome| all(&Outcome::Off, outcome, &good, empty, &calm);
+        let kept = books::Findings {
+            charges_agree: true,
+            refunds_agree: true,
+            ..books::Findings::default()
+        };
+        assert!(orders(&books::Outcome::Checked(kept.clone())));
+        for bad in [
+            books::Findings { lost: 1, ..kept.clone() },
+            books::Findings { foreign: 1, ..kept.clone() },
+            books::Findings { stuck: 1, ..kept.clone() },
+            books::Findings { charged_twice: 1, ..kept.clone() },
+            books::Findings { captured: 1, ..kept.clone() },
+            books::Findings { charges_agree: false, ..kept.clone() },
+            books::Findings { owed: 1, ..kept.clone() },
+            books::Findings { refunds: 1, ..kept.clone() },
+            books::Findings { refunds_agree: false, ..kept },
+        ] {
+            assert!(!orders(&books::Outcome::Checked(bad.clone())), "{bad:?}");
+        }
+        assert!(!orders(&books::Outcome::Failed("the books cannot be read".to_owned())));
     }
 }

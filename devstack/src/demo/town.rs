@@ -20,15 +20,17 @@ use loadtest::{
 };
 use platform::auth::Signer;
 use secrecy::SecretString;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     TownArgs,
-    customers::{Customers, Ordered},
+    customers::{Customers, Ordered, Targets},
     devices::Devices,
     feed::Feed,
     figures::{Figures, Observer, count, read},
     menus::Menus,
+    orders::books,
     scrape::Pages,
     show::{self, Stage},
     signals,
@@ -69,6 +71,12 @@ pub struct CityArgs {
     /// The service of restaurants and menus.
     #[arg(long, env = "MENU_URL")]
     menu_url: String,
+    /// The service of orders.
+    #[arg(long, env = "ORDER_URL")]
+    order_url: String,
+    /// The payment gateway's double, for the checks at the end.
+    #[arg(long, env = "PAYMENT_GATEWAY_URL")]
+    payment_url: String,
     /// The key that tokens are signed with.
     #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
     signing_key_file: PathBuf,
@@ -95,8 +103,12 @@ pub struct CityArgs {
 /// # Errors
 /// The settings do not fit each other, the trace cannot be read, or the stores cannot be checked.
 pub async fn run(args: CityArgs) -> anyhow::Result<u8> {
-    let target = Target::parse(&args.url)?;
-    let menu_target = Target::parse(&args.menu_url)?;
+    let targets = Targets {
+        orders: Target::parse(&args.order_url)?,
+        menus: Target::parse(&args.menu_url)?,
+        logistics: Target::parse(&args.url)?,
+        payments: Target::parse(&args.payment_url)?,
+    };
     let signer = Signer::load(&args.signing_key_file, "swift-eats", "swift-eats")?;
     let processes = match &args.processes {
         Some(text) => Some(Processes::parse(text).context("the list of processes is not one")?),
@@ -118,18 +130,22 @@ pub async fn run(args: CityArgs) -> anyhow::Result<u8> {
     let figures = Arc::new(Figures::new());
     let signer = Arc::new(signer);
     let ground = feed.ground();
+    let target = targets.logistics.clone();
+    let (kitchens, opened) = watch::channel(None);
     let town = Town {
         menus: Menus {
-            target: menu_target,
+            target: targets.menus.clone(),
             database_url: args.menu_database_url,
             signer: Arc::clone(&signer),
             figures: Arc::clone(&figures),
             rate: args.town.menu_rate,
             seed: args.town.seed,
             spots: ground.restaurants.clone(),
+            kitchens,
         },
         devices: Devices::new(target.clone(), Arc::clone(&signer), Arc::clone(&figures)),
-        customers: Customers::new(target.clone(), signer, Arc::clone(&figures)),
+        customers: Customers::new(&targets, signer, Arc::clone(&figures), opened),
+        targets,
         stage: Stage {
             title: feed.title(),
             ground,
@@ -142,7 +158,9 @@ pub async fn run(args: CityArgs) -> anyhow::Result<u8> {
         },
         clock: Clock::start(),
     };
-    town.run(feed, &args.town, Observer::new(Pages::new(target), processes), &stores).await
+    let observer = Observer::new(Pages::new(target), processes);
+    // Boxed: with everybody in it this future is large.
+    Box::pin(town.run(feed, &args.town, observer, &stores)).await
 }
 
 fn feed(args: &TownArgs) -> anyhow::Result<Feed> {
@@ -165,6 +183,7 @@ fn feed(args: &TownArgs) -> anyhow::Result<Feed> {
 struct Town {
     devices: Devices,
     customers: Customers,
+    targets: Targets,
     menus: Menus,
     stage: Stage,
     clock: Clock,
@@ -187,7 +206,8 @@ impl Town {
         } else {
             None
         };
-        let Self { devices, customers, menus, stage, clock } = self;
+        let Self { devices, customers, targets, menus, stage, clock } = self;
+        let has_orders = !feed.vehicles().is_empty() && args.customers > 0;
         let show = async {
             let result = match view {
                 Some(view) => show::pictures(&stage, view, &shown).await,
@@ -200,7 +220,7 @@ impl Town {
             result
         };
         let observe = observer.run(&stage.figures, &stage.snapshot, stage.started, &shown);
-        let register = customers.register(feed.vehicles());
+        let register = customers_until(customers.register(feed.vehicles()), &stop);
         let town = async {
             let _shown = shown.clone().drop_guard();
             let ending = async {
@@ -212,18 +232,20 @@ impl Town {
                 let ledger = devices.finish(SEND_GRACE).await;
                 let checked = check(stores, ledger, &clock).await;
                 customers.close().await;
-                checked.map(|checked| (ran_for, under_way, checked))
+                let orders = if has_orders {
+                    *stage.phase.lock() = "ending: waiting for the last payments";
+                    customers.check(&targets.payments).await
+                } else {
+                    books::Outcome::Off
+                };
+                checked.map(|checked| (ran_for, under_way, checked, orders))
             };
             abandon.run_until_cancelled(ending).await
         };
-        let menus = async {
-            // One after the other: at the start the machine has enough to do.
-            customers_until(register, &stop).await;
-            menus.run(stop.clone(), &abandon).await
-        };
-        let (shown, observer, menus, town) = tokio::join!(show, observe, menus, town);
+        let menus = menus.run(stop.clone(), &abandon);
+        let (shown, observer, (), menus, town) = tokio::join!(show, observe, register, menus, town);
         let Some(ended) = town else { return Ok(CUT_SHORT) };
-        let (ran_for, under_way, (backlog, findings)) = ended?;
+        let (ran_for, under_way, (backlog, findings), orders) = ended?;
         let (lag, cpu) = observer.whole_run();
         let summary = Summary {
             title: &stage.title,
@@ -236,6 +258,7 @@ impl Town {
             backlog,
             findings: &findings,
             menus: &menus,
+            orders: &orders,
         };
         // A reader that has gone is no reason to forget the verdict.
         let _ = io::stdout().write_all(summary.text().as_bytes()).and(shown);
@@ -311,8 +334,8 @@ async fn happen(
         }
         What::Ordered { order, customer, restaurant, driver } => customers.ordered(Ordered {
             order,
+            restaurant,
             customer: api_id(customer),
-            restaurant: api_id(restaurant),
             driver: api_id(driver),
         }),
         What::PickedUp { order } => customers.becomes(order, "picked_up"),

@@ -20,12 +20,13 @@ use super::{
     feed::{Ground, Marker, MarkerKind},
     figures::{Figures, Snapshot, read},
     words::{
-        clock, cpu, grouped, measured, menu_lists, menu_reads, menu_writes, pair, short, store,
+        clock, cpu, grouped, measured, menu_lists, menu_reads, menu_writes, ordered, pair, short,
+        store,
     },
 };
 
 /// Width of the figures.
-const FIGURES_COLUMNS: u16 = 48;
+const FIGURES_COLUMNS: u16 = 56;
 /// How long the key reader waits before it looks whether it is still wanted.
 const KEY_WAIT: Duration = Duration::from_millis(100);
 
@@ -136,15 +137,15 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
     let row = |name: &str, value: String| {
         Line::from(vec![Span::from(format!(" {name:<18}")).dim(), Span::from(value).bold()])
     };
-    let split = |of: fn(&super::figures::CpuPerEvent) -> f64| {
-        snapshot.cpu.as_ref().map_or_else(|| "-".into(), |cpu| format!("{:.0} µs", of(cpu)))
-    };
     let menus = |of: fn(&super::menus::figures::MenuSnapshot) -> String| {
         snapshot.menus.as_ref().map_or_else(|| "-".into(), of)
     };
+    let orders = |of: fn(&super::orders::figures::OrderSnapshot) -> String| {
+        snapshot.orders.as_ref().map_or_else(|| "-".into(), of)
+    };
     let rate = |per_s: f64, total| format!("{per_s:.0}/s, {} in all", grouped(total));
-    let cpu_total = cpu(snapshot.cpu);
-    let cpu_total = cpu_total.split(" (").next().unwrap_or_default().to_owned();
+    let cpu = cpu(snapshot.cpu);
+    let (cpu_total, cpu_split) = cpu.split_once(" (").unwrap_or((&cpu, "-)"));
     let first = snapshot.first_stored.map_or_else(|| "waiting".into(), short);
     Paragraph::new(vec![
         row("accepted", rate(snapshot.accepted_per_s, snapshot.accepted)),
@@ -162,6 +163,9 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
                 grouped(read(&figures.delivered))
             ),
         ),
+        row("orders", orders(ordered)),
+        row("  taken after", orders(|orders| pair(measured(orders.taken_after)))),
+        row("  paid after", orders(|orders| pair(measured(orders.paid_after)))),
         Line::default(),
         row("menus read", menus(menu_reads)),
         row("", menus(|menus| pair(measured(menus.read_latency)))),
@@ -184,12 +188,9 @@ fn table(picture: &Picture<'_>) -> Paragraph<'static> {
                 grouped(read(&figures.retried))
             ),
         ),
-        Line::default(),
         row("history in", store(snapshot).to_owned()),
-        row("CPU per event", cpu_total),
-        row("  service", split(|cpu| cpu.service_us)),
-        row("  Redis", split(|cpu| cpu.redis_us)),
-        row("  PostgreSQL", split(|cpu| cpu.postgres_us)),
+        row("CPU per event", cpu_total.to_owned()),
+        row("", cpu_split.trim_end_matches(')').to_owned()),
         row("first event", first),
     ])
     .block(Block::bordered().title(" figures, last 10 s "))

@@ -6,6 +6,7 @@ use super::{
     figures::{CpuPerEvent, Figures, Snapshot, read},
     latencies::Percentiles,
     menus::figures::MenuSnapshot,
+    orders::figures::OrderSnapshot,
 };
 
 /// `850 µs`, `12 ms`, `1.25 s`: three digits are enough to follow.
@@ -78,6 +79,26 @@ pub(super) fn menu_writes(menus: &MenuSnapshot) -> String {
     format!("{:.1}/s, {} violations", menus.writes_per_s, grouped(menus.violations))
 }
 
+/// `31/min, 4 declined, 2 refunds`; the figures have no room for more.
+pub(super) fn ordered(orders: &OrderSnapshot) -> String {
+    format!(
+        "{:.0}/min, {} declined, {} refunds",
+        orders.per_min,
+        grouped(orders.declined),
+        grouped(orders.refunds)
+    )
+}
+
+/// The part of a line that is about orders, with a bar after it.
+fn orders(orders: &OrderSnapshot) -> String {
+    format!(
+        "orders {} | taken after {} | paid after {} | ",
+        ordered(orders),
+        pair(measured(orders.taken_after)),
+        pair(measured(orders.paid_after))
+    )
+}
+
 /// The part of a line that is about menus, with a bar after it.
 fn menus(menus: &MenuSnapshot) -> String {
     format!(
@@ -103,7 +124,7 @@ pub(super) fn store(snapshot: &Snapshot) -> &str {
 pub(super) fn line(snapshot: &Snapshot, figures: &Figures, uptime: Duration) -> String {
     format!(
         "{} accepted {:.0}/s stored {:.0}/s backlog {} | history lag {} | device to socket {} | \
-         sockets {} deliveries {} | {}{} | cpu/event {}",
+         sockets {} deliveries {}, {} done | {}{}{} | cpu/event {}",
         clock(uptime),
         snapshot.accepted_per_s,
         snapshot.stored_per_s,
@@ -112,6 +133,8 @@ pub(super) fn line(snapshot: &Snapshot, figures: &Figures, uptime: Duration) -> 
         pair(measured(snapshot.push)),
         snapshot.sockets,
         read(&figures.deliveries),
+        read(&figures.delivered),
+        snapshot.orders.as_ref().map_or_else(String::new, orders),
         snapshot.menus.as_ref().map_or_else(String::new, menus),
         store(snapshot),
         cpu(snapshot.cpu),
@@ -159,6 +182,26 @@ mod tests {
         let text = line(&snapshot, &figures, uptime);
         let expected = "| menus 79/s, 97 % from memory p50 1.0 ms, p99 12 ms | lists 20/s, p99 - | \
                         writes 1.0/s, 0 violations | - |";
+        assert!(text.contains(expected), "{text}");
+    }
+
+    #[test]
+    fn orders_are_on_the_line_when_there_are_some() {
+        let figures = Figures::new();
+        let mut snapshot = Snapshot::default();
+        let uptime = Duration::from_secs(1);
+        assert!(!line(&snapshot, &figures, uptime).contains("orders"));
+        let ms = |ms| Duration::from_millis(ms);
+        snapshot.orders = Some(OrderSnapshot {
+            per_min: 31.4,
+            taken_after: Percentiles { count: 9, p50: ms(5), p99: ms(12) },
+            paid_after: Percentiles::default(),
+            declined: 4,
+            refunds: 2,
+        });
+        let text = line(&snapshot, &figures, uptime);
+        let expected = "| orders 31/min, 4 declined, 2 refunds | taken after p50 5.0 ms, p99 12 ms \
+                        | paid after - | - |";
         assert!(text.contains(expected), "{text}");
     }
 

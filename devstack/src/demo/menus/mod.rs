@@ -18,10 +18,14 @@ use loadtest::{
 };
 use platform::auth::Signer;
 use secrecy::SecretString;
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use self::visits::{Errand, Town};
-use super::figures::{Figures, count, read};
+use super::{
+    figures::{Figures, count, read},
+    orders::Kitchens,
+};
 use crate::city::plane::Spot;
 
 /// Errands under way at once; those that find so many are given up.
@@ -32,7 +36,7 @@ const LAST_LOOK_WITHIN: Duration = Duration::from_secs(10);
 /// What became of it.
 #[derive(Debug, Clone)]
 pub(super) enum Outcome {
-    /// Nobody was to be hungry.
+    /// Nobody was to look around.
     Off,
     /// It ended before there was anything to eat, so there is nothing to judge.
     TooShort,
@@ -50,19 +54,18 @@ pub(super) struct Menus {
     pub(super) database_url: SecretString,
     pub(super) signer: Arc<Signer>,
     pub(super) figures: Arc<Figures>,
-    /// Errands per second; with 0 nobody is hungry.
+    /// Errands per second; with 0 nobody looks around, and customers still order.
     pub(super) rate: f64,
     pub(super) seed: u64,
     /// Where the town's restaurants are; without any they stay where they were generated.
     pub(super) spots: Vec<Spot>,
+    /// Told where there is something to eat.
+    pub(super) kitchens: watch::Sender<Option<Arc<Kitchens>>>,
 }
 
 impl Menus {
     /// Runs until `stop`, then looks a last time; `abandon` ends that too.
     pub(super) async fn run(self, stop: CancellationToken, abandon: &CancellationToken) -> Outcome {
-        if self.rate <= 0.0 {
-            return Outcome::Off;
-        }
         // A task of its own: the town's is busy with fixes.
         match abandon.run_until_cancelled(tokio::spawn(self.live(stop))).await {
             None => Outcome::TooShort,
@@ -72,21 +75,29 @@ impl Menus {
     }
 
     async fn live(self, stop: CancellationToken) -> Outcome {
-        let Self { target, database_url, signer, figures, rate, seed, spots } = self;
+        let Self { target, database_url, signer, figures, rate, seed, spots, kitchens } = self;
         let opening = async {
-            restaurants::import(&database_url, seed, spots).await?;
-            restaurants::learn(&target, &signer, seed).await
+            restaurants::import(&database_url, seed, spots.clone()).await?;
+            restaurants::learn(&target, &signer, seed, &spots).await
         };
-        let world = match stop.run_until_cancelled(opening).await {
+        let (world, mut open) = match stop.run_until_cancelled(opening).await {
+            None if rate <= 0.0 => return Outcome::Off,
             None => return Outcome::TooShort,
-            Some(Ok(world)) => world,
+            Some(Ok(opened)) => opened,
             Some(Err(error)) => {
                 figures.note(format!("menus: {error:#}"));
                 return Outcome::Failed(format!("{error:#}"));
             }
         };
+        if rate <= 0.0 {
+            kitchens.send_replace(Some(Arc::new(open)));
+            return Outcome::Off;
+        }
         count(&figures.menus.restaurants, world.ids.len());
         let town = Arc::new(Town::new(target, world, seed, figures));
+        let checked = Arc::clone(&town);
+        open.rated = Some(Box::new(move |restaurant| checked.rated(restaurant)));
+        kitchens.send_replace(Some(Arc::new(open)));
         browse(&town, rate, &stop).await;
         look_last(&town).await;
         Outcome::Checked(town.findings())

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use loadtest::{
     client::{Caller, Target},
     menu::{
-        What, catalogue,
+        What,
+        catalogue::{self, Listed},
         check::Start,
         choose::{Chooser, Habits},
         lists,
@@ -26,7 +27,7 @@ use secrecy::SecretString;
 use tempfile::NamedTempFile;
 
 use super::visits::{LIST_EVERY, TOKEN_FOR};
-use crate::city::plane::Spot;
+use crate::{city::plane::Spot, demo::orders::Kitchens};
 
 const RESTAURANTS: u32 = 300;
 /// Items on each menu.
@@ -100,6 +101,8 @@ fn settle(mut record: Record, number: usize, spots: &[Spot]) -> Record {
     profile.country = "IN".into();
     profile.time_zone = "Asia/Kolkata".into();
     profile.phone = None;
+    // A demo may be watched at any hour.
+    profile.opening_hours = "24/7".into();
     record
 }
 
@@ -119,8 +122,14 @@ fn write(records: &[Record]) -> anyhow::Result<NamedTempFile> {
     Ok(file.into_inner()?)
 }
 
-/// Asks the service for the restaurants, and decides who does what.
-pub(super) async fn learn(target: &Target, signer: &Signer, seed: u64) -> anyhow::Result<World> {
+/// Asks the service for the restaurants, and decides who does what; also answers where customers
+/// order.
+pub(super) async fn learn(
+    target: &Target,
+    signer: &Signer,
+    seed: u64,
+    spots: &[Spot],
+) -> anyhow::Result<(World, Kitchens)> {
     let admin = signer.access(Role::Admin, 1, &[], TOKEN_FOR);
     let mut caller = Caller::new(target.clone());
     let listed = catalogue::restaurants(&mut caller, &admin, RESTAURANTS as usize)
@@ -155,7 +164,22 @@ pub(super) async fn learn(target: &Target, signer: &Signer, seed: u64) -> anyhow
     let mut queries = lists::queries(&listed, 4 * LOOKS, seed);
     queries.retain(|query| query.contains("&near="));
     let operators = Operators::new(places, SmallRng::seed_from_u64(seed));
-    Ok(World { ids, queries, starts, operators, chooser })
+    Ok((World { ids, queries, starts, operators, chooser }, kitchens(&listed, spots)))
+}
+
+/// Finds the town's restaurants again, by where they are.
+fn kitchens(listed: &[Listed], spots: &[Spot]) -> Kitchens {
+    let at = |spot: &Spot| {
+        let distance_m =
+            |one: &Listed| Spot::from_degrees(one.latitude, one.longitude).distance_m(*spot);
+        let nearest = listed.iter().min_by(|a, b| distance_m(a).total_cmp(&distance_m(b)));
+        nearest.map(|one| one.restaurant_id)
+    };
+    Kitchens {
+        town: spots.iter().filter_map(at).collect(),
+        all: listed.iter().map(|one| one.restaurant_id).collect(),
+        rated: None,
+    }
 }
 
 #[cfg(test)]
@@ -182,6 +206,25 @@ mod tests {
     fn a_trace_keeps_the_places_of_the_generator() {
         let made = records(3, &[]).unwrap();
         assert!(made.iter().all(|record| record.restaurant.city == "San Francisco"));
+    }
+
+    #[test]
+    fn the_towns_restaurants_are_found_by_their_places() {
+        let spot = |n: i32| Spot::new(f64::from(n * n) * 37.0, f64::from(n) * 90.0);
+        let spots: Vec<_> = (0..25).map(spot).collect();
+        let mut listed: Vec<Listed> = (1_i64..)
+            .zip(records(3, &spots).unwrap())
+            .map(|(restaurant_id, record)| {
+                let profile = record.restaurant;
+                let (latitude, longitude) = (profile.latitude, profile.longitude);
+                let (name, city, cuisine_type) = (profile.name, profile.city, String::new());
+                Listed { restaurant_id, name, cuisine_type, city, latitude, longitude }
+            })
+            .collect();
+        listed.reverse();
+        let kitchens = kitchens(&listed, &spots);
+        assert_eq!(kitchens.town, (1..=25).collect::<Vec<_>>());
+        assert_eq!(kitchens.all.len(), RESTAURANTS as usize);
     }
 
     #[test]

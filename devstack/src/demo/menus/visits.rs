@@ -4,6 +4,7 @@
 //! it is never held while anybody waits for the network.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -64,6 +65,8 @@ pub(super) struct Town {
     target: Target,
     requests: Requests,
     queries: Vec<Box<str>>,
+    /// Indices of the restaurants by their ids.
+    places: HashMap<i64, u32>,
     written: Vec<u32>,
     clock: Clock,
     desk: Mutex<Desk>,
@@ -82,6 +85,7 @@ struct Desk {
 impl Town {
     pub(super) fn new(target: Target, world: World, seed: u64, figures: Arc<Figures>) -> Self {
         let World { ids, queries, starts, operators, chooser } = world;
+        let places = ids.iter().copied().zip(0..).collect();
         let mut checker = Checker::new(ids);
         for (restaurant, start) in &starts {
             checker.watch(*restaurant, start);
@@ -93,6 +97,7 @@ impl Town {
             requests: Requests::new(&target, Encoding::Identity),
             target,
             queries,
+            places,
             written: starts.into_iter().map(|(restaurant, _)| restaurant).collect(),
             clock: Clock::start(),
             desk: Mutex::new(Desk { judge, chooser, operators, random, errands: 0 }),
@@ -103,6 +108,13 @@ impl Town {
     /// The restaurants that are written to.
     pub(super) fn written(&self) -> impl Iterator<Item = u32> {
         self.written.iter().copied()
+    }
+
+    /// Somebody is about to rate a restaurant, which makes a version of it.
+    pub(super) fn rated(&self, restaurant_id: i64) {
+        if let Some(restaurant) = self.places.get(&restaurant_id) {
+            self.desk.lock().judge.checker.rating_begins(*restaurant);
+        }
     }
 
     /// What the check has found by now.
