@@ -50,7 +50,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// What an order was like.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-struct Create {
+struct Rate {
     /// The food: 1 to 5.
     #[schema(minimum = 1, maximum = 5)]
     order_rating: i16,
@@ -67,7 +67,7 @@ struct Create {
 /// Once, after it was delivered. Saying the very same again answers 200 and changes nothing.
 #[utoipa::path(
     post, path = "/orders/{order_id}/ratings", tag = "ratings",
-    params(("order_id" = uuid::Uuid, Path)), request_body = Create,
+    params(("order_id" = uuid::Uuid, Path)), request_body = Rate,
     responses(
         (status = 201, description = "Taken", body = Rating),
         (status = 200, description = "It was said before", body = Rating),
@@ -83,7 +83,7 @@ async fn create(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
-    Json(new): Json<Create>,
+    Json(new): Json<Rate>,
 ) -> Result<Response, Problem> {
     let customer = orders::customer(&caller)?;
     let new = checked(new)?;
@@ -93,9 +93,9 @@ async fn create(
     Ok((status, Json(rating)).into_response())
 }
 
-fn checked(new: Create) -> Result<NewRating, Problem> {
+fn checked(new: Rate) -> Result<NewRating, Problem> {
     let wrong = |field, message| Err(Problem::unprocessable().field(field, message));
-    let Create { order_rating, driver_rating, comment } = new;
+    let Rate { order_rating, driver_rating, comment } = new;
     for (field, stars) in [("order_rating", Some(order_rating)), ("driver_rating", driver_rating)] {
         if stars.is_some_and(|stars| !(1..=5).contains(&stars)) {
             return wrong(field, "must be between 1 and 5");

@@ -362,17 +362,21 @@ async fn redis_has_copies_and_no_say() {
     let ttl_s: i64 = cache.ttl(&key).await.unwrap();
     assert!((1..=600).contains(&ttl_s), "{ttl_s}");
 
-    // A copy that is wrong is shown, and not ordered.
+    // A copy that is wrong is shown, and neither changed nor ordered.
     let wrong = json!({"version": 1_000_000, "next_line_id": 9, "lines": [
-        {"line_id": 8, "restaurant_id": first.id, "item_id": first.items[1], "quantity": 99}]});
-    let () = cache
-        .hset_multiple(&key, &[("version", "1000000".to_owned()), ("cart", wrong.to_string())])
-        .await
-        .unwrap();
-    assert_eq!(quantities(&read(0).await), [99]);
+        {"line_id": 1, "restaurant_id": first.id, "item_id": first.items[1], "quantity": 99}]});
+    let mut mislead = async || {
+        let fields = [("version", "1000000".to_owned()), ("cart", wrong.to_string())];
+        let () = cache.hset_multiple(&key, &fields).await.unwrap();
+        assert_eq!(quantities(&read(0).await), [99]);
+    };
+    mislead().await;
+    world.put("/api/v1/cart/items/1", &token, &json!({"quantity": 18})).await.is(200);
+    assert_eq!(quantities(&read(1).await), [18, 2, 1], "a write deletes any copy");
+    mislead().await;
     let placed = world.check_out(0, "k1", &terms()).await.is(202);
-    assert_eq!(placed["orders"][0]["items"][0]["quantity"], 19);
-    assert_eq!(read(0).await["restaurants"], json!([]), "a write deletes any copy");
+    assert_eq!(placed["orders"][0]["items"][0]["quantity"], 18);
+    assert_eq!(read(0).await["restaurants"], json!([]), "and so does a checkout");
     // One that cannot be read is as good as none.
     let () = cache.hset(&key, "cart", "not json").await.unwrap();
     assert_eq!(read(0).await["restaurants"], json!([]));
