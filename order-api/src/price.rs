@@ -184,7 +184,7 @@ pub fn price(offer: &Offer, lines: &[Line], tip: Option<Money>) -> Result<Priced
         .try_fold(subtotal, i64::checked_add)
         .filter(|total| *total <= TOTAL_MAX)
         .ok_or_else(too_much)?;
-    if total == 0 {
+    if total <= 0 {
         return Err(invalid("items".to_owned(), "cost nothing: there is nothing to pay"));
     }
     Ok(Priced {
