@@ -10,6 +10,8 @@
 //! - `chaos gps`: kill -9 of each process again and again under load, and the other faults that
 //!   the GPS path must survive.
 //! - `chaos menu`: the same of two nodes that serve menus (I10), their stores and their links.
+//! - `chaos orders`: orders and their payments (I4 to I9), with processes that die where it hurts,
+//!   stores and a gateway that go away, and all who want different things at once.
 //! - `chaos fuzz`: a million bad bodies at every way in.
 //! - `chaos sabotage`: builds services that break a promise each, and demands that the checks
 //!   notice every one.
@@ -22,6 +24,7 @@ mod fuzz;
 mod gps;
 mod load;
 mod menu;
+mod orders;
 mod probe;
 mod proxy;
 mod report;
@@ -47,6 +50,8 @@ enum Command {
     Gps(gps::Args),
     /// Break what two nodes with menus depend on, under load
     Menu(menu::Args),
+    /// Kill and hinder everything that an order and its payment need, under load
+    Orders(orders::Args),
     /// Throw bad bodies at every way in
     Fuzz(fuzz::Args),
     /// Show that the checks notice broken promises
@@ -62,6 +67,7 @@ async fn main() -> ExitCode {
         match cli.command {
             Command::Gps(args) => Box::pin(gps::run(args)).await,
             Command::Menu(args) => Box::pin(menu::run(args)).await,
+            Command::Orders(args) => Box::pin(orders::run(args)).await,
             Command::Fuzz(args) => Box::pin(fuzz::run(args)).await,
             Command::Sabotage(args) => Box::pin(sabotage::run(args)).await,
         }

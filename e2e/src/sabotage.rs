@@ -21,6 +21,7 @@ use crate::{
     gps::destroy_groups,
     load::{self, Load, Running},
     menu,
+    orders::{self, sabotage::Fault as Orders},
     report::say,
     service::Service,
     world::{Programs, World},
@@ -77,11 +78,13 @@ enum Fault {
     Fuzz,
     /// None, but many menus are changed.
     MenuWrites,
+    /// One of orders.
+    Orders(orders::sabotage::Fault),
 }
 
-/// Broken promises (`logistics/src/sabotage.rs`, then `menu-api/src/sabotage.rs`), and the fault
-/// that shows each.
-const SABOTAGES: [(&str, Fault); 14] = [
+/// Broken promises (`logistics/src/sabotage.rs`, `menu-api/src/sabotage.rs`, then those that
+/// order-api asks `platform::sabotage` for), and the fault that shows each.
+const SABOTAGES: [(&str, Fault); 20] = [
     ("ack-first", Fault::KillBeforeWrite),
     ("group-at-end", Fault::GroupLost),
     ("maxlen", Fault::LongBacklog),
@@ -96,6 +99,12 @@ const SABOTAGES: [(&str, Fault); 14] = [
     ("no-lease", Fault::MenuWrites),
     ("no-version", Fault::MenuWrites),
     ("no-invalidation", Fault::MenuWrites),
+    ("new-key", Fault::Orders(Orders::Answers500)),
+    ("no-fence", Fault::Orders(Orders::LateWorker)),
+    ("ack-first", Fault::Orders(Orders::WorkerKilled)),
+    ("enqueue-after-commit", Fault::Orders(Orders::ApiKilled)),
+    ("float-money", Fault::Orders(Orders::Prices)),
+    ("failed-on-timeout", Fault::Orders(Orders::Hangs)),
 ];
 
 /// What one round showed.
@@ -111,7 +120,8 @@ struct Outcome {
 pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let seed = args.seed.unwrap_or_else(rand::random);
     say(&format!("chaos sabotage --seed {seed}"));
-    let [logistics, menu_node] = build()?;
+    let [logistics, menu_node, orders] =
+        build(["sabotaged", "sabotaged-menu", "sabotaged-orders"])?;
     let programs = Programs { logistics, ..Programs::find()? };
     let wanted = |name: &str| args.only.as_ref().is_none_or(|part| name.contains(part.as_str()));
     let rounds = SABOTAGES
@@ -120,10 +130,16 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
         .flat_map(|(name, fault)| [(name, fault, true), (name, fault, false)]);
     let outcomes: Vec<Outcome> = stream::iter(rounds)
         .map(|(sabotage, fault, broken)| {
-            let (programs, menu_node) = (programs.clone(), menu_node.clone());
+            let (programs, menu_node, orders) =
+                (programs.clone(), menu_node.clone(), orders.clone());
             async move {
                 let started = Instant::now();
                 let round = async {
+                    if let Fault::Orders(fault) = fault {
+                        let name = if broken { sabotage } else { "" };
+                        let round = orders::sabotage::round(programs, orders, name, fault, seed);
+                        return Box::pin(round).await;
+                    }
                     if fault == Fault::MenuWrites {
                         let name = if broken { sabotage } else { "" };
                         let round = menu::sabotage::round(programs, menu_node, name, seed);
@@ -163,7 +179,11 @@ impl Outcome {
             (Ok(_), false, true) => "holds".to_owned(),
             (Ok(failures), false, false) => format!("BLAMED WRONGLY: {}", failures.join("; ")),
         };
-        format!("  {name:<14} {:<16} {took:>4} s  {verdict}", format!("{:?}", self.fault))
+        let fault = match self.fault {
+            Fault::Orders(fault) => format!("{fault:?}"),
+            fault => format!("{fault:?}"),
+        };
+        format!("  {name:<20} {fault:<16} {took:>4} s  {verdict}")
     }
 }
 
@@ -172,24 +192,23 @@ fn first_line(text: &str) -> String {
     lines.join(" | ").chars().take(240).collect()
 }
 
-/// Builds services that break promises beside this program. They share the compiled dependencies of
-/// the ordinary build and replace none of its programs.
-fn build() -> anyhow::Result<[PathBuf; 2]> {
-    const NAMES: [&str; 2] = ["sabotaged", "sabotaged-menu"];
+/// Builds services that break promises beside this program, and answers where they are. They share
+/// the compiled dependencies of the ordinary build and replace none of its programs.
+pub(crate) fn build<const N: usize>(names: [&'static str; N]) -> anyhow::Result<[PathBuf; N]> {
     let own = std::env::current_exe()?;
     let dir = own.parent().context("a program is in a folder")?;
     let target = dir.parent().context("the folder of a build is in the target folder")?;
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
     command.args(["build", "--workspace", "--locked", "--quiet"]);
-    command.args(NAMES.iter().flat_map(|name| ["--bin", name]));
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.args(["--features", "e2e/sabotage", "--target-dir"]).arg(target);
     if dir.ends_with("release") {
         command.arg("--release");
     }
     eprintln!("building …");
     ensure!(command.status().context("cargo")?.success(), "the sabotaged services do not build");
-    Ok(NAMES.map(|name| dir.join(name)))
+    Ok(names.map(|name| dir.join(name)))
 }
 
 /// One fault, done to a service that breaks a promise or keeps all; what the checks found.
@@ -294,7 +313,7 @@ impl Fault {
             Self::LiveForgets => {
                 redis::cmd("FLUSHALL").query_async::<()>(&mut world.live().await?).await?;
             }
-            Self::Nothing | Self::Fuzz | Self::MenuWrites => {}
+            Self::Nothing | Self::Fuzz | Self::MenuWrites | Self::Orders(_) => {}
         }
         load.conclude().await
     }

@@ -92,6 +92,17 @@ impl Service {
         self.process.signal(signal);
     }
 
+    /// From its next start on it does not know this setting.
+    pub(crate) fn forget(&mut self, name: &str) {
+        self.env.retain(|(known, _)| *known != name);
+    }
+
+    /// How it ended; `None` when it still runs after `limit`.
+    pub(crate) async fn ended(&self, limit: Duration) -> Option<ExitStatus> {
+        self.process.wait_for(limit).await;
+        self.process.exited()
+    }
+
     /// Whether it still runs.
     pub(crate) fn runs(&self) -> bool {
         self.process.exited().is_none()

@@ -27,6 +27,8 @@ const PROBES_FROM: i64 = 1_000_000;
 pub(crate) struct Programs {
     pub(crate) logistics: PathBuf,
     pub(crate) menu_api: PathBuf,
+    pub(crate) order_api: PathBuf,
+    pub(crate) payment_sim: PathBuf,
     pub(crate) loadtest: PathBuf,
 }
 
@@ -43,6 +45,8 @@ impl Programs {
         Ok(Self {
             logistics: find("logistics")?,
             menu_api: find("menu-api")?,
+            order_api: find("order-api")?,
+            payment_sim: find("payment-sim")?,
             loadtest: find("loadtest")?,
         })
     }
@@ -149,7 +153,7 @@ impl World {
     }
 }
 
-async fn connect(server: &RedisServer) -> anyhow::Result<MultiplexedConnection> {
+pub(crate) async fn connect(server: &RedisServer) -> anyhow::Result<MultiplexedConnection> {
     let client = platform::redis::client(&server.url().into())?;
     Ok(platform::redis::blocking(&client, ANSWER_MAX).await?)
 }

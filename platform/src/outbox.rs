@@ -182,6 +182,8 @@ impl Relay {
         let added: Vec<String> = pipeline.query_async(&mut self.redis).await?;
         debug_assert_eq!(added.len(), ids.len());
         self.dependency.up();
+        #[cfg(feature = "sabotage")]
+        crate::sabotage::point("relay");
         sqlx::query(REMOVE).bind(&ids).execute(&mut *tx).await?;
         tx.commit().await?;
         metrics::counter!("outbox_relayed_total").increment(ids.len() as u64);

@@ -36,11 +36,11 @@ pub(super) async fn call(
     Extension(tap): Extension<Tap>,
     request: Request,
 ) -> Response {
+    let _in_flight = app.traffic.arrived();
     if app.behaviour.settings().down {
         tap.reset();
         return Response::default();
     }
-    let _in_flight = app.traffic.arrived();
     tokio::select! {
         biased;
         // Whoever waits just then is cut off too; what was begun goes on without being told of.
