@@ -272,7 +272,10 @@ mod tests {
     use ratatui::{Terminal, backend::TestBackend};
 
     use super::*;
-    use crate::{city::plane::Spot, demo::menus::figures::MenuSnapshot};
+    use crate::{
+        city::plane::Spot,
+        demo::{menus::figures::MenuSnapshot, orders::figures::OrderSnapshot},
+    };
 
     fn painted(width: u16, height: u16) -> String {
         let ground = Ground {
@@ -285,6 +288,7 @@ mod tests {
             backlog: 1_234,
             store: Some("timescaledb".into()),
             menus: Some(MenuSnapshot { reads_per_s: 79.2, ..MenuSnapshot::default() }),
+            orders: Some(OrderSnapshot { per_min: 31.4, ..OrderSnapshot::default() }),
             ..Snapshot::default()
         };
         let figures = Figures::new();
@@ -311,6 +315,7 @@ mod tests {
             "0:01:05",
             "412/s",
             "79/s",
+            "31/min, 0 declined",
             "1,234",
             "TimescaleDB",
             "first event",
