@@ -30,7 +30,7 @@ const RACES_QUICK: usize = 200;
 const AT_ONCE: usize = 48;
 const ANSWERED_MAX: Duration = Duration::from_secs(60);
 /// How far apart those who race begin, milliseconds.
-const APART_MS: u64 = 6;
+const APART_MS: u64 = 12;
 /// A gateway that is quick: what races is decided here.
 const GATEWAY: Settings<'static> =
     &[("PAYMENT_SIM_LATENCY", "0ms-4ms"), ("PAYMENT_SIM_DECLINE_RATE", "0")];
@@ -97,7 +97,8 @@ async fn race(
     let mut bought = shop.buy(customer, Fate::Stays, rng.random()).await;
     let Some(placed) = bought.placed.clone() else { return (bought, None) };
     shop.until_paid(port, &placed).await;
-    let mut racers = vec![Racer::Cancel, Racer::Cancel, Racer::Accept];
+    let mut racers = vec![Racer::Accept];
+    racers.extend([Racer::Cancel; 2].into_iter().take(rng.random_range(0..=2)));
     if rng.random_bool(0.3) {
         racers.push(Racer::Reject);
     }
