@@ -152,7 +152,8 @@ impl Books {
             Payment { payment_id, order_id, is_refund: kind == "refund", amount, status }
         };
         self.payments = rows.into_iter().map(payment).collect();
-        let rows: Vec<(Uuid, i32, DateTime<Utc>, Option<DateTime<Utc>>)> = sqlx::query_as(
+        type AttemptRow = (Uuid, i32, DateTime<Utc>, Option<DateTime<Utc>>);
+        let rows: Vec<AttemptRow> = sqlx::query_as(
             "SELECT payment_id, n, started_at, ended_at
              FROM payment_attempts JOIN payments USING (payment_id) JOIN orders USING (order_id)
              WHERE customer_id >= $1 AND customer_id < $2 ORDER BY payment_id, n",

@@ -250,7 +250,7 @@ fn calls(books: &Books, found: &mut Findings) {
         for pair in attempts.windows(2) {
             let free = free_at(pair[0], books);
             if pair[1].started_at < free {
-                let words = format!("{payment}: {:?}, free at {free}", pair);
+                let words = format!("{payment}: {pair:?}, free at {free}");
                 found.broken("a payment was called for while somebody had it", words);
             }
         }

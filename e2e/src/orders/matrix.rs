@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     os::unix::process::ExitStatusExt as _,
     path::Path,
+    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -77,6 +78,9 @@ struct Outcome {
     failures: Vec<String>,
 }
 
+/// By mode and place.
+type Outcomes = BTreeMap<(Mode, &'static str), Outcome>;
+
 pub(super) async fn run(
     plan: &Plan,
     program: Option<&Path>,
@@ -88,29 +92,23 @@ pub(super) async fn run(
     ensure!(!cells.is_empty(), "there is no such cell");
     round.faults = cells.len();
     // Each lane takes the next cell when it is free.
-    let (send, cells) = (Instant::now(), std::sync::Mutex::new(cells.into_iter()));
+    let (since, cells) = (Instant::now(), Mutex::new(cells.into_iter()));
     let lanes = (0..LANES).map(|lane| work(&plan.site, program, lane, &cells));
     let done: Vec<Vec<(Cell, Outcome)>> =
         stream::iter(lanes).buffer_unordered(LANES).try_collect().await?;
-    let mut outcomes: BTreeMap<(usize, usize), Outcome> = BTreeMap::new();
+    let mut outcomes: Outcomes = BTreeMap::new();
     for (cell, outcome) in done.into_iter().flatten() {
-        let (mode, place) = (Mode::ALL.iter(), PLACES.iter());
-        let at = |known: Option<usize>| known.unwrap_or_default();
-        let key = (
-            at(mode.clone().position(|mode| *mode == cell.mode)),
-            at(place.clone().position(|place| *place == cell.place)),
-        );
         round.found.join(&outcome.found);
         round.slowest = round.slowest.max(outcome.slowest);
         round.quiet = round.quiet.max(outcome.quiet);
         let Cell { mode, place, seed } = cell;
         let failed = |why: &String| format!("{mode}/{place} (--seed {seed} --seeds 1): {why}");
         round.failures.extend(outcome.failures.iter().map(failed));
-        let all = outcomes.entry(key).or_default();
+        let all = outcomes.entry((mode, place)).or_default();
         all.found.join(&outcome.found);
         all.failures.extend(outcome.failures);
     }
-    let cell_s = send.elapsed().as_secs_f64() / round.faults as f64;
+    let cell_s = since.elapsed().as_secs_f64() / round.faults as f64;
     round.notes.push(format!("{cell_s:.1} s a cell, {LANES} at a time"));
     print(&outcomes);
     Ok(())
@@ -141,12 +139,12 @@ async fn work(
     site: &Site,
     program: &Path,
     number: usize,
-    cells: &std::sync::Mutex<std::vec::IntoIter<Cell>>,
+    cells: &Mutex<std::vec::IntoIter<Cell>>,
 ) -> anyhow::Result<Vec<(Cell, Outcome)>> {
     let lane = site.lane(&format!("matrix-{number}"), SETTINGS, GATEWAY).await?;
     let (mut seen, mut done) = (Seen::default(), Vec::new());
     loop {
-        let next = cells.lock().unwrap_or_else(std::sync::PoisonError::into_inner).next();
+        let next = cells.lock().unwrap_or_else(PoisonError::into_inner).next();
         let Some(cell) = next else { return Ok(done) };
         let ran = Box::pin(one(site, program, &lane, cell, &mut seen)).await;
         let outcome = ran.unwrap_or_else(|error| Outcome {
@@ -185,7 +183,7 @@ async fn one(
     let mut next = customers.clone();
     let mut orders = Orders::default();
     let mut under_way = JoinSet::new();
-    let order = |count: usize, rng: &mut StdRng, under_way: &mut JoinSet<_>| {
+    let mut order = |count: usize, rng: &mut StdRng, under_way: &mut JoinSet<_>| {
         for customer in next.by_ref().take(count) {
             let fate = match place {
                 "refund" => Fate::CancelledPaid,
@@ -196,7 +194,6 @@ async fn one(
             under_way.spawn(async move { shop.buy(customer, fate, seed).await });
         }
     };
-    let mut order = order;
     order(ORDERS, &mut rng, &mut under_way);
     let since = Instant::now();
     let status = loop {
@@ -229,13 +226,13 @@ fn hash(name: &str) -> u64 {
     })
 }
 
-fn print(outcomes: &BTreeMap<(usize, usize), Outcome>) {
+fn print(outcomes: &Outcomes) {
     let mut rows = vec![vec!["mode".to_owned()]];
     rows[0].extend(PLACES.map(str::to_owned));
-    for (m, mode) in Mode::ALL.into_iter().enumerate() {
+    for mode in Mode::ALL {
         let mut row = vec![mode.name().to_owned()];
-        for p in 0..PLACES.len() {
-            row.push(match outcomes.get(&(m, p)) {
+        for place in PLACES {
+            row.push(match outcomes.get(&(mode, place)) {
                 None => "-".to_owned(),
                 Some(Outcome { found, failures, .. }) => {
                     let Findings { orders, charges, double, lost, stuck, .. } = found;

@@ -81,7 +81,8 @@ fn right_books_are_not_blamed() {
 
 #[test]
 fn every_wrong_is_noticed() {
-    let wrongs: [(&str, fn(&mut Books)); 23] = [
+    type Wrong = (&'static str, fn(&mut Books));
+    let wrongs: [Wrong; 23] = [
         ("I4 an order was answered and is lost", |b| b.placed[0].order_id = Uuid::from_u128(9)),
         ("I4 an order is stuck", |b| b.orders[0].payment = PaymentStatus::Processing),
         ("I4 an order is stuck", |b| b.orders[0].refund_reserved = 5),
@@ -111,7 +112,7 @@ fn every_wrong_is_noticed() {
         ("I8 an order that nobody was told of", |b| b.placed.clear()),
         ("I9 a call without an attempt before it", |b| b.calls[1].at_ms = 1_999),
         ("a payment was called for while somebody had it", |b| {
-            b.attempts[1].started_at = at(1_999)
+            b.attempts[1].started_at = at(1_999);
         }),
     ];
     for (what, spoil) in wrongs {
