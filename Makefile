@@ -76,8 +76,12 @@ bench: setup ## Measure the hot functions
 	$(CARGO) bench $(ALL) --benches $(ARGS)
 
 .PHONY: chaos
-chaos: build ## Break things and check what was promised, e.g. make chaos ARGS='gps --quick'
-	$(TARGET)/release/chaos $(or $(ARGS),gps)
+chaos: build ## Break things and check what was promised, over an hour, or e.g. ARGS='orders --quick'
+	@if [ -n "$(ARGS)" ]; then $(TARGET)/release/chaos $(ARGS); else \
+	    failed=0; \
+	    for what in gps menu orders; do $(TARGET)/release/chaos $$what || failed=1; done; \
+	    exit $$failed; \
+	fi
 
 .PHONY: bench-system
 bench-system: build ## Put the whole system under its loads, about 15 minutes (ARGS=--soak: 45)
