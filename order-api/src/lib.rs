@@ -98,7 +98,8 @@ pub async fn run(
     let health = Health::new("order-api");
     let verifier = Verifier::load(&config.auth)?;
     let queue = platform::redis::client(&config.redis_queue_url)?;
-    let db = postgres::pool(&config.database_url, "order-api", config.database_connections)?;
+    let connections = config.database_connections;
+    let db = postgres::pool_that_yields(&config.database_url, "order-api", connections)?;
 
     let address = listener.local_addr()?;
     let apps = Apps::starting(&health, &config.http);

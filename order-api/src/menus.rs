@@ -87,6 +87,11 @@ pub enum MenuError {
     Unavailable,
 }
 
+/// menu-api is well, and this answer of it is of no use.
+#[derive(Debug, thiserror::Error)]
+#[error("menu-api sent {0}")]
+struct Odd(&'static str);
+
 /// Asks menu-api; clones share everything.
 #[derive(Clone)]
 pub struct Menus(Arc<Inner>);
@@ -193,7 +198,12 @@ impl Menus {
                     Some(answer)
                 }
                 Err(error) => {
-                    permit.failure(Instant::now());
+                    // One restaurant's odd menu says nothing about the others'.
+                    if error.is::<Odd>() {
+                        permit.success(Instant::now());
+                    } else {
+                        permit.failure(Instant::now());
+                    }
                     metrics::counter!("menu_reads_failed_total").increment(1);
                     tracing::debug!(%error, %restaurant, "the menu could not be read");
                     None
@@ -230,13 +240,16 @@ impl Menus {
             (StatusCode::OK, _) => {
                 let etag = response.headers().get(header::ETAG).cloned();
                 let body = response.bytes().await?;
-                let offer = Arc::new(read(&body)?);
+                let offer = Arc::new(read(&body).map_err(|_| Odd("a menu that cannot be read"))?);
                 let confirmed_at = Mutex::new(asked_at);
                 let kept = Kept { etag, offer: Arc::clone(&offer), confirmed_at };
                 self.0.kept.insert(restaurant, Arc::new(kept));
                 Ok(Ok(offer))
             }
-            (status, _) => anyhow::bail!("menu-api answered {status}"),
+            (status, _) if status.is_server_error() => {
+                anyhow::bail!("menu-api answered {status}")
+            }
+            _ => Err(Odd("an answer that is no menu").into()),
         }
     }
 }

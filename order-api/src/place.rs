@@ -15,6 +15,7 @@ use contracts::{
     order::{OrderStatus, PaymentStatus},
     streams::{ORDER_EVENTS_STREAM, PAYMENT_FIELD, PAYMENTS_STREAM},
 };
+use platform::postgres;
 use sqlx::{PgExecutor, PgPool};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -26,6 +27,8 @@ use crate::{idempotency::Request, price::Priced};
 const QUEUE_MAX: usize = 4_096;
 /// Requests in one statement.
 const BATCH_MAX: usize = 128;
+/// A statement takes milliseconds; one that takes this long is lost.
+const WRITE_MAX: Duration = Duration::from_secs(5);
 /// Statements under way at once: while one waits for the disk, the next is made.
 const WRITERS: usize = 2;
 /// So many in one statement mean that more come soon: the next one waits for them this long, as a
@@ -168,7 +171,8 @@ impl Writer {
             let placements: Vec<&Placement> =
                 batch.iter().map(|(placement, _)| placement).collect();
             metrics::histogram!("order_batch_size").record(placements.len() as f64);
-            let written = write(&self.db, &placements, self.sweep_after).await;
+            let writing = write(&self.db, &placements, self.sweep_after);
+            let written = postgres::within(WRITE_MAX, writing).await;
             #[cfg(feature = "sabotage")]
             platform::sabotage::point("order-commit");
             match written {
@@ -181,9 +185,7 @@ impl Writer {
                         let _ = answer.send(Ok(written.contains(&placement.effect_id)));
                     }
                 }
-                Err(error)
-                    if placements.len() > 1 && !platform::postgres::is_unavailable(&error) =>
-                {
+                Err(error) if placements.len() > 1 && !postgres::is_unavailable(&error) => {
                     // One of them cannot be stored; it shall not take the others with it.
                     tracing::warn!(%error, "orders could not be stored together, one by one now");
                     self.one_by_one(&mut batch).await;
@@ -320,7 +322,7 @@ async fn write(
                INSERT INTO payments (payment_id, order_id, kind, amount, currency, payment_method,
                                      next_at, created_at)
                SELECT order_id, order_id, 'charge', total, currency, payment_method,
-                      at + make_interval(secs => $26), at
+                      now() + make_interval(secs => $26), at
                FROM fresh
            ), told AS (
                INSERT INTO outbox (stream, field, payload)

@@ -35,6 +35,43 @@ pub fn pool(url: &SecretString, application: &str, connections_max: u32) -> anyh
         .connect_lazy_with(options(url, application)?))
 }
 
+/// As [`pool`], for a service whose transactions hold rows that others wait for. A process that is
+/// frozen or cut off in the middle of one loses it after 10 s, and nobody waits longer than 3 s for
+/// a row.
+pub fn pool_that_yields(
+    url: &SecretString,
+    application: &str,
+    connections_max: u32,
+) -> anyhow::Result<PgPool> {
+    let options = options(url, application)?.options([
+        ("idle_in_transaction_session_timeout", "10s"),
+        ("lock_timeout", "3s"),
+        ("tcp_keepalives_idle", "10"),
+        ("tcp_keepalives_interval", "5"),
+        ("tcp_keepalives_count", "3"),
+    ]);
+    Ok(PgPoolOptions::new()
+        .max_connections(connections_max)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// `work`, or the error of a server that is away when it takes longer than `limit`: a host that
+/// has vanished sends no error, and a query has no time limit of its own.
+///
+/// # Errors
+/// Those of `work`.
+pub async fn within<T>(
+    limit: Duration,
+    work: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    let timed_out = |_| {
+        let kind = std::io::ErrorKind::TimedOut;
+        sqlx::Error::Io(std::io::Error::new(kind, "the database does not answer"))
+    };
+    tokio::time::timeout(limit, work).await.map_err(timed_out)?
+}
+
 /// Opens and migrates what a service has in a database, waiting for one that is absent: that is no
 /// reason to die.
 ///
@@ -90,10 +127,11 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
             // 08 connection, 53 resources, 57P operator intervention, 58 system, 25006 read-only,
-            // 40 rollback (deadlock, serialization): all pass.
+            // 25P03 idle for too long in a transaction, 55P03 a lock not had in time, 40 rollback
+            // (deadlock, serialization): all pass.
             let code = error.code().unwrap_or_default();
             ["08", "53", "57", "58", "40"].iter().any(|class| code.starts_with(class))
-                || code == "25006"
+                || ["25006", "25P03", "55P03"].contains(&code.as_ref())
         }
         sqlx::Error::ColumnDecode { .. }
         | sqlx::Error::RowNotFound

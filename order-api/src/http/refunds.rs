@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{App, actor, database, idempotent, may_see, orders};
+use super::{App, actor, database, idempotent, may_see, orders, status::reason_of};
 use crate::{
     act::{Act, ActError, act},
     advance::{HeldOrder, decode, now},
@@ -101,10 +101,7 @@ async fn create(
     if let Some(response) = idempotent::before(&app, &request).await? {
         return Ok(response);
     }
-    let reason = new.reason.unwrap_or_else(|| "asked for".to_owned());
-    if !(1..=500).contains(&reason.len()) {
-        return Err(Problem::unprocessable().field("reason", "must be 1 to 500 bytes"));
-    }
+    let reason = reason_of(new.reason.unwrap_or_else(|| "asked for".to_owned()))?;
     let wanted = Act { order_id, actor: actor(&caller), version: None };
     let made = app.tasks.spawn({
         let (app, request) = (app.clone(), request.clone());

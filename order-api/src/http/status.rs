@@ -122,7 +122,7 @@ fn ready_at(minutes: Option<i64>) -> Result<Option<DateTime<Utc>>, Problem> {
     }
 }
 
-fn reason_of(reason: String) -> Result<String, Problem> {
+pub(super) fn reason_of(reason: String) -> Result<String, Problem> {
     let is_text = !reason.trim().is_empty()
         && reason.len() <= REASON_MAX_BYTES
         && !reason.chars().any(char::is_control);

@@ -2,15 +2,20 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use contracts::{
     ids::OrderId,
     money::{Currency, Money},
 };
+use platform::postgres;
 use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{Job, Kind};
 use crate::advance::decode;
+
+/// It takes milliseconds; what takes this long is lost.
+const CLAIM_MAX: Duration = Duration::from_secs(5);
 
 struct Row {
     payment_id: Uuid,
@@ -21,6 +26,7 @@ struct Row {
     payment_method: String,
     charge_gateway_id: Option<String>,
     gateway_id: Option<String>,
+    created_at: DateTime<Utc>,
     attempts: i32,
     calls_max: i32,
     lease: Option<Uuid>,
@@ -35,7 +41,7 @@ pub async fn named(
     payments: &[Uuid],
     lease_for: Duration,
 ) -> Result<Vec<Job>, sqlx::Error> {
-    let rows = sqlx::query_as!(
+    let taking = sqlx::query_as!(
         Row,
         r#"WITH free AS (
                SELECT payment_id FROM payments
@@ -54,13 +60,14 @@ pub async fn named(
            SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
                   amount AS "amount!", currency AS "currency!",
                   payment_method AS "payment_method!", charge_gateway_id, gateway_id,
+                  created_at AS "created_at!",
                   attempts AS "attempts!", calls_max AS "calls_max!", lease
            FROM taken"#,
         payments,
         lease_for.as_secs_f64(),
     )
-    .fetch_all(db)
-    .await?;
+    .fetch_all(db);
+    let rows = postgres::within(CLAIM_MAX, taking).await?;
     rows.into_iter().map(job).collect()
 }
 
@@ -69,7 +76,7 @@ pub async fn named(
 /// # Errors
 /// PostgreSQL failed.
 pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job>, sqlx::Error> {
-    let rows = sqlx::query_as!(
+    let taking = sqlx::query_as!(
         Row,
         r#"WITH free AS (
                SELECT payment_id FROM payments
@@ -88,13 +95,14 @@ pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job
            SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
                   amount AS "amount!", currency AS "currency!",
                   payment_method AS "payment_method!", charge_gateway_id, gateway_id,
+                  created_at AS "created_at!",
                   attempts AS "attempts!", calls_max AS "calls_max!", lease
            FROM taken"#,
         count,
         lease_for.as_secs_f64(),
     )
-    .fetch_all(db)
-    .await?;
+    .fetch_all(db);
+    let rows = postgres::within(CLAIM_MAX, taking).await?;
     rows.into_iter().map(job).collect()
 }
 
@@ -110,6 +118,7 @@ fn job(row: Row) -> Result<Job, sqlx::Error> {
         payment_method: row.payment_method,
         charge_gateway_id: row.charge_gateway_id,
         gateway_id: row.gateway_id,
+        created_at: row.created_at,
         attempt: row.attempts,
         is_last: row.attempts >= row.calls_max,
         lease: row.lease.ok_or_else(|| decode("a payment without a lease"))?,

@@ -148,13 +148,20 @@ impl Provider for Gateway {
             has_more: bool,
         }
         let list: List = serde_json::from_slice(&body).map_err(|_| "not a list")?;
-        let movements: Vec<Movement> = list
-            .data
-            .into_iter()
-            .map(|line| movement(kind, line).ok_or("a line that is not of its kind"))
-            .collect::<Result<_, _>>()?;
-        let last = movements.last().map(|movement| movement.gateway_id.clone());
-        Ok(Page { movements, next: last.filter(|_| list.has_more) })
+        let last = list.data.last().and_then(|line| line["id"].as_str()).map(str::to_owned);
+        // What others have made by hand on this account may have any form.
+        let unreadable = |line: &Value| line["id"].as_str().unwrap_or("?").to_owned();
+        let mut page = Page::default();
+        for line in list.data {
+            let id = unreadable(&line);
+            match movement(kind, line) {
+                Some(movement) => page.movements.push(movement),
+                None => page.unreadable.push(clipped(&id)),
+            }
+        }
+        // A page that begins where it was asked to go on would be read for ever.
+        page.next = last.filter(|last| list.has_more && Some(last.as_str()) != after);
+        Ok(page)
     }
 
     async fn find(&self, kind: Kind, gateway_id: &str) -> Result<Option<Movement>, String> {
@@ -229,6 +236,9 @@ fn read(job: &Job, status: StatusCode, body: &[u8], retry_after: Option<Duration
         if !object.is_of(job) {
             return Outcome::unknown("an answer about another payment");
         }
+        if object.id.is_empty() || clipped(&object.id) != object.id {
+            return Outcome::unknown("an answer without a usable name");
+        }
         return match (job.kind, object.status.as_str()) {
             (Kind::Charge, "succeeded") if object.amount_received == Some(job.money.amount) => {
                 Outcome::Succeeded(object.id)
@@ -251,8 +261,11 @@ fn read(job: &Job, status: StatusCode, body: &[u8], retry_after: Option<Duration
         .unwrap_or_default();
     match (status.as_u16(), text("type").as_str()) {
         (402, "card_error") => Outcome::Declined(clipped(&code)),
-        // It was understood and refused before anything was done.
-        (400 | 404, "invalid_request_error") => Outcome::Declined(clipped(&code)),
+        // It was understood and refused before anything was done. An answer to a question about what
+        // was made before says nothing of the kind.
+        (400 | 404, "invalid_request_error") if job.gateway_id.is_none() => {
+            Outcome::Declined(clipped(&code))
+        }
         _ => Outcome::Unknown {
             detail: clipped(&format!("status {} {code}", status.as_u16())),
             gateway_id: None,
@@ -278,7 +291,9 @@ fn retry_after(response: &Response) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
+/// Words of the gateway as they can be kept.
 fn clipped(words: &str) -> String {
+    let words: String = words.chars().filter(|c| !c.is_control()).collect();
     let end =
         (0..=DETAIL_MAX_BYTES.min(words.len())).rev().find(|end| words.is_char_boundary(*end));
     words[..end.unwrap_or(0)].to_owned()

@@ -24,6 +24,7 @@ pub mod worker;
 
 use std::{fmt, time::Duration};
 
+use chrono::{DateTime, Utc};
 use contracts::{ids::OrderId, money::Money};
 use uuid::Uuid;
 
@@ -81,6 +82,8 @@ pub struct Job {
     pub charge_gateway_id: Option<String>,
     /// The gateway's name of it, when an earlier call has told.
     pub gateway_id: Option<String>,
+    /// When it was asked for.
+    pub created_at: DateTime<Utc>,
     /// Which call this is, from 1.
     pub attempt: i32,
     /// No other call follows by itself.
@@ -139,10 +142,12 @@ pub struct Movement {
 }
 
 /// A page of the gateway's books, newest first.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Page {
     /// What is on it.
     pub movements: Vec<Movement>,
+    /// The gateway's names of lines that cannot be read.
+    pub unreadable: Vec<String>,
     /// Where to go on, if there is more.
     pub next: Option<String>,
 }

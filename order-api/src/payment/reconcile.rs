@@ -27,6 +27,10 @@ use crate::{
 const OVERLAP: TimeDelta = TimeDelta::minutes(2);
 /// How far back the very first looks.
 const FIRST: TimeDelta = TimeDelta::hours(1);
+/// What is open for longer is left to people.
+const OPEN_MAX: TimeDelta = TimeDelta::days(3);
+/// A dead payment that the books do not have is tried again by itself until it had so many calls.
+const CALLS_MAX: i32 = 60;
 /// Ours that the gateway should know are this old at least.
 const SETTLED_AGE: TimeDelta = TimeDelta::minutes(1);
 /// One process compares at a time; a number that nothing else locks.
@@ -152,10 +156,19 @@ async fn compare_alone<P: Provider>(
     if !is_ours {
         return Ok(None);
     }
-    let began = Utc::now();
-    let before =
-        sqlx::query_scalar!("SELECT checked_until FROM reconciliation").fetch_optional(db).await?;
-    let since = before.map_or(began - FIRST, |before| before - OVERLAP);
+    // By the clock of the database. What is open may have been made long before the last time.
+    let times = sqlx::query!(
+        r#"SELECT now() AS "began!",
+                  (SELECT checked_until FROM reconciliation) AS before,
+                  (SELECT min(created_at) FROM payments
+                   WHERE status = 'dead' OR (status = 'due' AND attempts > 0)) AS oldest_open"#
+    )
+    .fetch_one(db)
+    .await?;
+    let began = times.began;
+    let since = times.before.map_or(began - FIRST, |before| before - OVERLAP);
+    let open = times.oldest_open.map_or(since, |oldest| (oldest - OVERLAP).max(began - OPEN_MAX));
+    let since = since.min(open);
     let mut report = Report::default();
     let mut seen = FxHashSet::default();
     for kind in [Kind::Charge, Kind::Refund] {
@@ -166,6 +179,15 @@ async fn compare_alone<P: Provider>(
                 .await
                 .map_err(ReconcileError::Gateway)?;
             compare_page(db, &page.movements, &mut report).await?;
+            for gateway_id in page.unreadable {
+                report.breaks.push(Break {
+                    kind: "unreadable",
+                    payment_id: None,
+                    gateway_id,
+                    detail: format!("a {kind} in the books that cannot be read"),
+                    mended: false,
+                });
+            }
             let made = page.movements.into_iter().filter(|movement| movement.has_succeeded);
             seen.extend(made.map(|movement| movement.gateway_id));
             after = page.next;
@@ -175,6 +197,7 @@ async fn compare_alone<P: Provider>(
         }
     }
     missing_there(db, provider, &seen, (since, began), &mut report).await?;
+    revive(db, since, began).await?;
     for found in &report.breaks {
         note(db, found).await?;
     }
@@ -354,6 +377,31 @@ async fn missing_there<P: Provider>(
                 mended: false,
             });
         }
+    }
+    Ok(())
+}
+
+/// Sends dead payments on their way again that the gateway has not made: the books since before
+/// they were asked for are complete, and what they have of them is settled by now.
+async fn revive(
+    db: &PgPool,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<(), sqlx::Error> {
+    let done = sqlx::query!(
+        "UPDATE payments
+         SET status = 'due', next_at = now(), failure = NULL, settled_at = NULL,
+             calls_max = attempts + $3
+         WHERE status = 'dead' AND created_at > $1 AND settled_at < $2 AND attempts < $4",
+        since,
+        until,
+        super::ATTEMPTS_MAX,
+        CALLS_MAX,
+    )
+    .execute(db)
+    .await?;
+    if done.rows_affected() > 0 {
+        tracing::warn!(payments = done.rows_affected(), "dead payments are tried again");
     }
     Ok(())
 }

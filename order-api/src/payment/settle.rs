@@ -1,7 +1,10 @@
 //! Writing how calls ended: payment, order, events and refunds in one transaction.
 
-use chrono::{DateTime, TimeDelta, Utc};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
 use contracts::ids::OrderId;
+use platform::postgres;
 use rustc_hash::FxHashMap;
 use sqlx::{PgConnection, PgPool};
 use uuid::Uuid;
@@ -29,22 +32,27 @@ pub struct Ended {
 enum After {
     Succeeded,
     Failed,
-    /// To be tried again then.
-    Again(DateTime<Utc>),
+    /// To be tried again after this.
+    Again(Duration),
     Dead,
 }
 
 impl After {
-    fn of(job: &Job, outcome: &Outcome, at: DateTime<Utc>) -> Self {
+    fn of(job: &Job, outcome: &Outcome) -> Self {
         match outcome {
             Outcome::Succeeded(_) => Self::Succeeded,
             Outcome::Declined(_) => Self::Failed,
             #[cfg(feature = "sabotage")]
             Outcome::Unknown { .. } if platform::sabotage::is("failed-on-timeout") => Self::Failed,
-            Outcome::Unknown { .. } if job.is_last => Self::Dead,
+            // What has a name there is only asked about, for as long as it takes.
+            Outcome::Unknown { gateway_id: None, .. }
+                if job.is_last && job.gateway_id.is_none() =>
+            {
+                Self::Dead
+            }
             Outcome::Unknown { retry_after, .. } => {
-                let pause = pause(job.attempt, rand::random()).max(retry_after.unwrap_or_default());
-                Self::Again(at + TimeDelta::from_std(pause).unwrap_or_default())
+                let pause = pause(job.attempt, rand::random());
+                Self::Again(pause.max(retry_after.unwrap_or_default()))
             }
         }
     }
@@ -88,6 +96,26 @@ pub async fn settle(db: &PgPool, ended: &[Ended]) -> Result<usize, sqlx::Error> 
     for Ended { job, outcome } in ended {
         metrics::counter!("payment_calls_total", "kind" => job.kind.as_str(), "outcome" => outcome.name())
             .increment(1);
+    }
+    Ok(late)
+}
+
+/// As [`settle`], one after the other, when they cannot be written together: what cannot be written
+/// even alone has an unknown end, so that it keeps no other from being written.
+///
+/// # Errors
+/// PostgreSQL is unavailable.
+pub async fn settle_each(db: &PgPool, ended: &[Ended]) -> Result<usize, sqlx::Error> {
+    let mut late = 0;
+    for one in ended {
+        late += match settle(db, std::slice::from_ref(one)).await {
+            Err(error) if !postgres::is_unavailable(&error) => {
+                tracing::error!(payment_id = %one.job.payment_id, %error, "a result is refused");
+                let outcome = Outcome::unknown("an answer that cannot be stored");
+                settle(db, &[Ended { job: one.job.clone(), outcome }]).await?
+            }
+            settled => settled?,
+        };
     }
     Ok(late)
 }
@@ -141,13 +169,16 @@ async fn write_payments(
 ) -> Result<FxHashMap<Uuid, Uuid>, sqlx::Error> {
     let jobs = || ended.iter().map(|ended| &ended.job);
     let after: Vec<After> =
-        ended.iter().map(|ended| After::of(&ended.job, &ended.outcome, at)).collect();
+        ended.iter().map(|ended| After::of(&ended.job, &ended.outcome)).collect();
     let ids: Vec<Uuid> = jobs().map(|job| job.payment_id).collect();
     let leases: Vec<Uuid> = jobs().map(|job| job.lease).collect();
     let attempts: Vec<i32> = jobs().map(|job| job.attempt).collect();
     let statuses: Vec<String> = after.iter().map(|after| after.status().to_owned()).collect();
-    let next: Vec<DateTime<Utc>> =
-        after.iter().map(|after| if let After::Again(next) = after { *next } else { at }).collect();
+    // By the clock of the database, which says when they are due.
+    let pauses: Vec<f64> = after
+        .iter()
+        .map(|after| if let After::Again(pause) = after { pause.as_secs_f64() } else { 0.0 })
+        .collect();
     let gateway_ids: Vec<Option<String>> = ended
         .iter()
         .map(|ended| match &ended.outcome {
@@ -171,11 +202,12 @@ async fn write_payments(
     let rows = sqlx::query!(
         r#"WITH ended AS (
                SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::int[], $4::text[],
-                                    $5::timestamptz[], $6::text[], $7::text[], $8::text[])
-                   AS t (payment_id, lease, n, status, next_at, gateway_id, detail, outcome)
+                                    $5::float8[], $6::text[], $7::text[], $8::text[])
+                   AS t (payment_id, lease, n, status, pause_s, gateway_id, detail, outcome)
            ), written AS (
                UPDATE payments p
-               SET status = e.status, next_at = e.next_at, lease = NULL,
+               SET status = e.status, lease = NULL,
+                   next_at = now() + make_interval(secs => e.pause_s),
                    gateway_id = coalesce(e.gateway_id, p.gateway_id),
                    failure = CASE WHEN e.status IN ('failed', 'dead') THEN e.detail END,
                    settled_at = CASE WHEN e.status <> 'due' THEN $9::timestamptz END
@@ -193,7 +225,7 @@ async fn write_payments(
         &leases,
         &attempts,
         &statuses,
-        &next,
+        &pauses,
         &gateway_ids as &[Option<String>],
         &details as &[Option<String>],
         &outcomes,

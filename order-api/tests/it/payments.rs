@@ -135,3 +135,81 @@ async fn the_books_are_compared_and_put_right() {
     })
     .await;
 }
+
+#[tokio::test]
+async fn a_dead_payment_that_the_books_do_not_have_is_tried_again_by_itself() {
+    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1s"]).await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"modes": {"500_before": 1.0}})).await;
+    let order = world.place(&restaurant).await;
+    until("it was tried", async || {
+        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
+    })
+    .await;
+    // So long ago that no window of the last comparison holds it, and at its last call.
+    let old =
+        "UPDATE payments SET calls_max = attempts + 1, created_at = now() - interval '1 hour'";
+    sqlx::query(old).execute(&world.db()).await.unwrap();
+    until("it is dead", async || {
+        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
+        dead["payments"].as_array().unwrap().len() == 1
+    })
+    .await;
+    world.gateway_settings(&json!({"modes": {}})).await;
+    world.until_payment(order, "paid").await;
+    assert_eq!(world.captures(order).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_process_that_is_frozen_in_a_transaction_does_not_stop_the_others() {
+    let world = World::start().await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"latency_ms": [1_000, 1_000]})).await;
+    let order = world.place(&restaurant).await;
+    until("the call is under way", async || {
+        !world.read(order).await["payment_attempts"].as_array().unwrap().is_empty()
+    })
+    .await;
+    // As a frozen process of ours would, on a connection with its settings.
+    let url = world.postgres.url("orders").into();
+    let frozen = platform::postgres::pool_that_yields(&url, "frozen", 1).unwrap();
+    let mut tx = frozen.begin().await.unwrap();
+    sqlx::query("SELECT FROM orders WHERE order_id = $1 FOR UPDATE")
+        .bind(order)
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    let other = world.place(&restaurant).await;
+    world.until_payment(order, "paid").await;
+    world.until_payment(other, "paid").await;
+    assert_eq!(world.captures(order).await.len(), 1);
+}
+
+#[tokio::test]
+async fn what_was_tried_long_ago_is_looked_for_before_it_is_tried_again() {
+    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1h"]).await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
+    let order = world.place(&restaurant).await;
+    until("it was tried", async || {
+        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
+    })
+    .await;
+    let old = "UPDATE payments SET created_at = now() - interval '21 hours'";
+    sqlx::query(old).execute(&world.db()).await.unwrap();
+    let posts = async || {
+        let log = world.gateway_get("/admin/log").await;
+        let requests = log["requests"].as_array().unwrap().clone();
+        requests.iter().filter(|request| request["method"] == "POST").count()
+    };
+    // A call that is under way knows nothing of it yet.
+    until("no call is under way", async || {
+        world.gateway_get("/admin/stats").await["in_flight"] == 0
+    })
+    .await;
+    world.gateway_settings(&json!({"modes": {}})).await;
+    let before = posts().await;
+    world.until_payment(order, "paid").await;
+    assert!(posts().await <= before + 1, "it was asked for again");
+    assert_eq!(world.captures(order).await.len(), 1);
+}

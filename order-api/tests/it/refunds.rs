@@ -46,6 +46,10 @@ async fn parts_and_the_rest_are_given_back() {
     assert_eq!(refund(&world, id, order, "r1", Some(1_001)).await.status, 422);
     assert_eq!(refund(&world, id, order, "r2", Some(2_309)).await.status, 422);
     assert_eq!(refund(&world, id, order, "r2", Some(0)).await.status, 422);
+    let path = format!("/api/v1/orders/{order}/refunds");
+    let (token, headers) = (world.operator(&[id]), [("idempotency-key", "r2")]);
+    let body = json!({"reason": "\u{0}"}).to_string().into();
+    assert_eq!(world.send_to(0, "POST", &path, &token, &headers, body).await.status, 422);
     let rest = refund(&world, id, order, "r3", None).await.is(202);
     assert_eq!(rest["amount"]["amount"], 2_308);
     world.until_payment(order, "refunded").await;

@@ -18,6 +18,7 @@ fn job(kind: Kind) -> Job {
         payment_method: "pm_card & more".to_owned(),
         charge_gateway_id: charge,
         gateway_id: None,
+        created_at: chrono::Utc::now(),
         attempt: 2,
         is_last: false,
         lease: Uuid::nil(),

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{TimeDelta, Utc};
 use platform::{
     breaker::{Breaker, OwnedPermit},
     stream::Entry,
@@ -14,6 +15,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::payment::{Job, Outcome, Provider, settle::Ended};
+
+/// A key is relied on for so long.
+const KEY_KEPT: TimeDelta = TimeDelta::hours(20);
 
 /// A call that has ended, on its way to be written.
 pub(super) struct Done {
@@ -111,7 +115,8 @@ impl<P: Provider> Calls<P> {
             tokio::spawn(async move {
                 let outcome = call(&*provider, &job).await;
                 match &outcome {
-                    Outcome::Unknown { .. } => permit.failure(Instant::now()),
+                    // A gateway that has given it a name is well, and will tell later.
+                    Outcome::Unknown { gateway_id: None, .. } => permit.failure(Instant::now()),
                     _ => permit.success(Instant::now()),
                 }
                 let ended = Ended { job, outcome };
@@ -136,9 +141,38 @@ async fn call<P: Provider>(provider: &P, job: &Job) -> Outcome {
             platform::sabotage::point(place);
         }
     }));
-    let outcome = provider.pay(job).await;
+    let outcome = match made_before(provider, job).await {
+        Ok(None) => provider.pay(job).await,
+        Ok(Some(outcome)) => outcome,
+        Err(error) => Outcome::unknown(error),
+    };
     #[cfg(feature = "sabotage")]
     platform::sabotage::point("called");
     metrics::histogram!("payment_call_seconds").record(started.elapsed().as_secs_f64());
     outcome
+}
+
+/// Gateways forget keys, Stripe after 24 hours at the earliest: what was tried so long ago is first
+/// looked for in the books, as the same key could make it once more.
+async fn made_before<P: Provider>(provider: &P, job: &Job) -> Result<Option<Outcome>, String> {
+    let is_old = Utc::now() - job.created_at > KEY_KEPT;
+    if job.attempt == 1 || job.gateway_id.is_some() || !is_old {
+        return Ok(None);
+    }
+    let since_s = (job.created_at - TimeDelta::minutes(5)).timestamp();
+    let mut after = None;
+    loop {
+        let page = provider.list(job.kind, since_s, after.as_deref()).await?;
+        let found = page
+            .movements
+            .into_iter()
+            .find(|movement| movement.payment_id == Some(job.payment_id) && movement.has_succeeded);
+        if let Some(found) = found {
+            return Ok(Some(Outcome::Succeeded(found.gateway_id)));
+        }
+        after = page.next;
+        if after.is_none() {
+            return Ok(None);
+        }
+    }
 }

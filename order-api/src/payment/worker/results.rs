@@ -7,17 +7,20 @@ use std::{
 
 use platform::{
     health::{Dependency, Heartbeat},
+    postgres,
     stream::{Acker, Entry},
 };
 use sqlx::PgPool;
 use tokio::sync::{Notify, mpsc};
 
 use super::{BATCH_MAX, RETRY, calls::Done};
-use crate::payment::settle::{Ended, settle};
+use crate::payment::settle::{Ended, settle, settle_each};
 
 /// How long the first result waits for others: nobody waits for it, and a transaction costs nearly
 /// the same for one as for dozens.
 const LINGER: Duration = Duration::from_millis(8);
+/// A transaction takes milliseconds; one that takes this long is lost.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// Writes results and acknowledges.
 pub(super) struct Results {
@@ -60,7 +63,14 @@ impl Results {
         let mut delay = RETRY.0;
         loop {
             self.heartbeat.beat();
-            match settle(&self.db, &ended).await {
+            let settled = match self.settle(&ended).await {
+                Err(error) if !postgres::is_unavailable(&error) => {
+                    tracing::warn!(%error, "results are refused together, written one by one");
+                    settle_each(&self.db, &ended).await
+                }
+                settled => settled,
+            };
+            match settled {
                 Ok(late) => {
                     self.dependency.up();
                     self.wake.notify_one();
@@ -84,6 +94,11 @@ impl Results {
         platform::sabotage::point("result-commit");
         let entries: Vec<Entry> = batch.drain(..).filter_map(|done| done.entry).collect();
         self.acknowledge(&entries).await;
+    }
+
+    /// Within a time: a database that has vanished without a word is given up.
+    async fn settle(&self, ended: &[Ended]) -> Result<usize, sqlx::Error> {
+        postgres::within(SETTLE_MAX, settle(&self.db, ended)).await
     }
 
     async fn acknowledge(&mut self, entries: &[Entry]) {
