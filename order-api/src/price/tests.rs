@@ -254,7 +254,7 @@ fn reference(
     let is_order = (1..=100).contains(&all.len())
         && subtotal >= i128::from(minimum)
         && (0..=i128::from(TOTAL_MAX)).contains(&tip)
-        && total != 0
+        && total > 0
         && total <= i128::from(TOTAL_MAX);
     (is_order && parts_fit).then_some((subtotal, tax, total))
 }
