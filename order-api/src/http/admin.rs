@@ -102,7 +102,7 @@ async fn redrive(
 #[derive(Serialize, ToSchema)]
 struct BreakView {
     break_id: i64,
-    /// `unknown`, `amount`, `twice`, `made_though_ended` or `missing`.
+    /// `unknown`, `amount`, `twice`, `made_though_ended`, `missing` or `unreadable`.
     kind: String,
     payment_id: Option<Uuid>,
     gateway_id: String,
