@@ -174,6 +174,41 @@ pub async fn detail(db: &PgPool, order: OrderView) -> Result<OrderDetail, sqlx::
     Ok(OrderDetail { order, payment_attempts, events })
 }
 
+/// Reads what `$which` names, newest first. Each kind of list is a query of its own, so that each
+/// goes by its own index, whatever plan PostgreSQL keeps. `$2` is the order to go on from, `$3` the
+/// statuses, `$4` and `$5` the part of the list, `$6` restaurants.
+macro_rules! listed {
+    ($db:expr, $which:literal, $of:expr, $filter:expr, $limit:expr, $offset:expr) => {
+        sqlx::query_as!(
+            Row,
+            "SELECT order_id, group_id, customer_id, restaurant_id, restaurant_name, status,
+                    payment_status, version, currency, subtotal, tax, delivery_fee, tip, total,
+                    refunded, items::text AS \"items!\", menu_version,
+                    delivery_address::text AS \"delivery_address!\", payment_method, reason,
+                    ready_at, driver_id, created_at, updated_at
+             FROM orders
+             WHERE "
+                + $which
+                + " AND order_id < $2
+                   AND (cardinality($3::text[]) = 0 OR status = ANY($3))
+                   AND ($6::bigint[] IS NULL OR restaurant_id = ANY($6))
+             ORDER BY order_id DESC LIMIT $4 OFFSET $5",
+            $of,
+            $filter.before.unwrap_or(Uuid::max()),
+            &names(&$filter.statuses),
+            $limit,
+            $offset,
+            $filter.restaurants.as_deref(),
+        )
+        .fetch_all($db)
+        .await?
+    };
+}
+
+fn names(statuses: &[OrderStatus]) -> Vec<String> {
+    statuses.iter().map(|status| status.as_str().to_owned()).collect()
+}
+
 /// Orders, newest first.
 ///
 /// # Errors
@@ -184,31 +219,35 @@ pub async fn list(
     limit: i64,
     offset: i64,
 ) -> Result<Vec<OrderView>, sqlx::Error> {
-    let statuses: Vec<String> =
-        filter.statuses.iter().map(|status| status.as_str().to_owned()).collect();
-    let rows = sqlx::query_as!(
-        Row,
-        r#"SELECT order_id, group_id, customer_id, restaurant_id, restaurant_name, status,
-                  payment_status, version, currency, subtotal, tax, delivery_fee, tip, total,
-                  refunded, items::text AS "items!", menu_version,
-                  delivery_address::text AS "delivery_address!", payment_method, reason, ready_at,
-                  driver_id, created_at, updated_at
-           FROM orders
-           WHERE ($1::bigint IS NULL OR customer_id = $1)
-                 AND ($2::bigint[] IS NULL OR restaurant_id = ANY($2))
-                 AND (cardinality($3::text[]) = 0 OR status = ANY($3))
-                 AND ($4::uuid IS NULL OR order_id < $4)
-           ORDER BY order_id DESC LIMIT $5 OFFSET $6"#,
-        filter.customer.map(CustomerId::get),
-        filter.restaurants.as_deref(),
-        &statuses,
-        filter.before,
-        limit,
-        offset,
-    )
-    .fetch_all(db)
-    .await?;
+    let rows = match (filter.customer, &filter.restaurants) {
+        (Some(customer), _) => {
+            listed!(db, "customer_id = $1", customer.get(), filter, limit, offset)
+        }
+        (None, Some(own)) => {
+            listed!(db, "restaurant_id = ANY($1)", own, filter, limit, offset)
+        }
+        (None, None) => listed!(db, "$1", true, filter, limit, offset),
+    };
     rows.into_iter().map(OrderView::try_from).collect()
+}
+
+/// Counts what `$which` names.
+macro_rules! counted {
+    ($db:expr, $which:literal, $of:expr, $filter:expr) => {
+        sqlx::query_scalar!(
+            "SELECT count(*) AS \"count!\" FROM orders
+             WHERE "
+                + $which
+                + "
+                   AND (cardinality($2::text[]) = 0 OR status = ANY($2))
+                   AND ($3::bigint[] IS NULL OR restaurant_id = ANY($3))",
+            $of,
+            &names(&$filter.statuses),
+            $filter.restaurants.as_deref(),
+        )
+        .fetch_one($db)
+        .await
+    };
 }
 
 /// How many orders a list holds in all.
@@ -216,17 +255,9 @@ pub async fn list(
 /// # Errors
 /// PostgreSQL failed.
 pub async fn count(db: &PgPool, filter: &Filter) -> Result<i64, sqlx::Error> {
-    let statuses: Vec<String> =
-        filter.statuses.iter().map(|status| status.as_str().to_owned()).collect();
-    sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM orders
-           WHERE ($1::bigint IS NULL OR customer_id = $1)
-                 AND ($2::bigint[] IS NULL OR restaurant_id = ANY($2))
-                 AND (cardinality($3::text[]) = 0 OR status = ANY($3))"#,
-        filter.customer.map(CustomerId::get),
-        filter.restaurants.as_deref(),
-        &statuses,
-    )
-    .fetch_one(db)
-    .await
+    match (filter.customer, &filter.restaurants) {
+        (Some(customer), _) => counted!(db, "customer_id = $1", customer.get(), filter),
+        (None, Some(own)) => counted!(db, "restaurant_id = ANY($1)", own, filter),
+        (None, None) => counted!(db, "$1", true, filter),
+    }
 }

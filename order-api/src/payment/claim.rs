@@ -32,6 +32,40 @@ struct Row {
     lease: Option<Uuid>,
 }
 
+/// Takes what `$free` names, with its attempt, in one statement. Its parameters are the free ones' and
+/// then the seconds of the lease.
+macro_rules! take {
+    ($db:expr, $free:literal, $which:expr, $lease_for:expr) => {{
+        let taking = sqlx::query_as!(
+            Row,
+            "WITH free AS ("
+                + $free
+                + " FOR NO KEY UPDATE SKIP LOCKED
+             ), taken AS (
+                 UPDATE payments p
+                 SET attempts = attempts + 1, lease = gen_random_uuid(),
+                     next_at = now() + make_interval(secs => $2)
+                 FROM free WHERE p.payment_id = free.payment_id
+                 RETURNING p.*
+             ), noted AS (
+                 INSERT INTO payment_attempts (payment_id, n, started_at)
+                 SELECT payment_id, attempts, now() FROM taken
+             )
+             SELECT payment_id AS \"payment_id!\", order_id AS \"order_id!\", kind AS \"kind!\",
+                    amount AS \"amount!\", currency AS \"currency!\",
+                    payment_method AS \"payment_method!\", charge_gateway_id, gateway_id,
+                    created_at AS \"created_at!\", attempts AS \"attempts!\",
+                    calls_max AS \"calls_max!\", lease
+             FROM taken",
+            $which,
+            $lease_for.as_secs_f64(),
+        )
+        .fetch_all($db);
+        let rows = postgres::within(CLAIM_MAX, taking).await?;
+        rows.into_iter().map(job).collect()
+    }};
+}
+
 /// Takes those of `payments` that nobody has; the others are settled, held, or wait for their time.
 ///
 /// # Errors
@@ -41,34 +75,14 @@ pub async fn named(
     payments: &[Uuid],
     lease_for: Duration,
 ) -> Result<Vec<Job>, sqlx::Error> {
-    let taking = sqlx::query_as!(
-        Row,
-        r#"WITH free AS (
-               SELECT payment_id FROM payments
-               WHERE payment_id = ANY($1) AND status = 'due' AND (attempts = 0 OR next_at <= now())
-               ORDER BY payment_id FOR NO KEY UPDATE SKIP LOCKED
-           ), taken AS (
-               UPDATE payments p
-               SET attempts = attempts + 1, lease = gen_random_uuid(),
-                   next_at = now() + make_interval(secs => $2)
-               FROM free WHERE p.payment_id = free.payment_id
-               RETURNING p.*
-           ), noted AS (
-               INSERT INTO payment_attempts (payment_id, n, started_at)
-               SELECT payment_id, attempts, now() FROM taken
-           )
-           SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
-                  amount AS "amount!", currency AS "currency!",
-                  payment_method AS "payment_method!", charge_gateway_id, gateway_id,
-                  created_at AS "created_at!",
-                  attempts AS "attempts!", calls_max AS "calls_max!", lease
-           FROM taken"#,
+    take!(
+        db,
+        "SELECT payment_id FROM payments
+         WHERE payment_id = ANY($1) AND status = 'due' AND (attempts = 0 OR next_at <= now())
+         ORDER BY payment_id",
         payments,
-        lease_for.as_secs_f64(),
+        lease_for
     )
-    .fetch_all(db);
-    let rows = postgres::within(CLAIM_MAX, taking).await?;
-    rows.into_iter().map(job).collect()
 }
 
 /// Takes up to `count` of those whose time has come, longest overdue first.
@@ -76,34 +90,14 @@ pub async fn named(
 /// # Errors
 /// PostgreSQL failed.
 pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job>, sqlx::Error> {
-    let taking = sqlx::query_as!(
-        Row,
-        r#"WITH free AS (
-               SELECT payment_id FROM payments
-               WHERE status = 'due' AND next_at <= now()
-               ORDER BY next_at LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
-           ), taken AS (
-               UPDATE payments p
-               SET attempts = attempts + 1, lease = gen_random_uuid(),
-                   next_at = now() + make_interval(secs => $2)
-               FROM free WHERE p.payment_id = free.payment_id
-               RETURNING p.*
-           ), noted AS (
-               INSERT INTO payment_attempts (payment_id, n, started_at)
-               SELECT payment_id, attempts, now() FROM taken
-           )
-           SELECT payment_id AS "payment_id!", order_id AS "order_id!", kind AS "kind!",
-                  amount AS "amount!", currency AS "currency!",
-                  payment_method AS "payment_method!", charge_gateway_id, gateway_id,
-                  created_at AS "created_at!",
-                  attempts AS "attempts!", calls_max AS "calls_max!", lease
-           FROM taken"#,
+    take!(
+        db,
+        "SELECT payment_id FROM payments
+         WHERE status = 'due' AND next_at <= now()
+         ORDER BY next_at LIMIT $1",
         count,
-        lease_for.as_secs_f64(),
+        lease_for
     )
-    .fetch_all(db);
-    let rows = postgres::within(CLAIM_MAX, taking).await?;
-    rows.into_iter().map(job).collect()
 }
 
 fn job(row: Row) -> Result<Job, sqlx::Error> {

@@ -1,6 +1,6 @@
 //! Whatever the gateway does, an order is charged once and ends.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::world::{World, basket, id_of, until};
@@ -21,6 +21,18 @@ const MODES: [&str; 11] = [
 ];
 /// Calls are given up quickly, so that a gateway that hangs is soon found out.
 const QUICK: [&str; 4] = ["--payment-timeout", "500ms", "--payment-lease", "2s"];
+
+async fn until_tried_twice(world: &World, order: Uuid) {
+    until("it was tried", async || {
+        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
+    })
+    .await;
+}
+
+async fn dead(world: &World) -> Vec<Value> {
+    let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
+    dead["payments"].as_array().unwrap().clone()
+}
 
 #[tokio::test]
 async fn a_declined_card_ends_the_order() {
@@ -69,19 +81,12 @@ async fn a_payment_without_an_answer_is_dead_after_its_calls_and_can_be_redriven
     let restaurant = world.restaurant().await;
     world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
     let order = world.place(&restaurant).await;
-    until("it was tried", async || {
-        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
-    })
-    .await;
+    until_tried_twice(&world, order).await;
     // Its last call; twelve would take a minute.
     let last = "UPDATE payments SET calls_max = attempts + 1";
     sqlx::query(last).execute(&world.db()).await.unwrap();
-    let dead = async || {
-        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
-        dead["payments"].as_array().unwrap().clone()
-    };
-    until("it is dead", async || dead().await.len() == 1).await;
-    assert_eq!(dead().await[0]["payment_id"], order.to_string());
+    until("it is dead", async || dead(&world).await.len() == 1).await;
+    assert_eq!(dead(&world).await[0]["payment_id"], order.to_string());
     assert_eq!(world.read(order).await["payment_status"], "processing");
     let redrive = format!("/api/v1/admin/dead-letters/{order}/redrive");
     world.gateway_settings(&json!({"modes": {}})).await;
@@ -99,17 +104,10 @@ async fn the_books_are_compared_and_put_right() {
     let restaurant = world.restaurant().await;
     world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
     let order = world.place(&restaurant).await;
-    until("it was tried", async || {
-        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
-    })
-    .await;
+    until_tried_twice(&world, order).await;
     let last = "UPDATE payments SET calls_max = attempts + 1";
     sqlx::query(last).execute(&world.db()).await.unwrap();
-    until("it is dead", async || {
-        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
-        dead["payments"].as_array().unwrap().len() == 1
-    })
-    .await;
+    until("it is dead", async || dead(&world).await.len() == 1).await;
     // No worker calls for it any more; the gateway's books have it.
     world.gateway_settings(&json!({"modes": {}})).await;
     world.until_payment(order, "paid").await;
@@ -142,19 +140,12 @@ async fn a_dead_payment_that_the_books_do_not_have_is_tried_again_by_itself() {
     let restaurant = world.restaurant().await;
     world.gateway_settings(&json!({"modes": {"500_before": 1.0}})).await;
     let order = world.place(&restaurant).await;
-    until("it was tried", async || {
-        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
-    })
-    .await;
+    until_tried_twice(&world, order).await;
     // So long ago that no window of the last comparison holds it, and at its last call.
     let old =
         "UPDATE payments SET calls_max = attempts + 1, created_at = now() - interval '1 hour'";
     sqlx::query(old).execute(&world.db()).await.unwrap();
-    until("it is dead", async || {
-        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
-        dead["payments"].as_array().unwrap().len() == 1
-    })
-    .await;
+    until("it is dead", async || dead(&world).await.len() == 1).await;
     world.gateway_settings(&json!({"modes": {}})).await;
     world.until_payment(order, "paid").await;
     assert_eq!(world.captures(order).await.len(), 1);
@@ -191,10 +182,7 @@ async fn what_was_tried_long_ago_is_looked_for_before_it_is_tried_again() {
     let restaurant = world.restaurant().await;
     world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
     let order = world.place(&restaurant).await;
-    until("it was tried", async || {
-        world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
-    })
-    .await;
+    until_tried_twice(&world, order).await;
     let old = "UPDATE payments SET created_at = now() - interval '21 hours'";
     sqlx::query(old).execute(&world.db()).await.unwrap();
     let posts = async || {
