@@ -120,7 +120,7 @@ impl Carts {
         Err(ChangeError::Contended)
     }
 
-    /// Deletes the copy; before a write of [`write`].
+    /// Deletes the copy; before a write of [`write()`].
     pub async fn forget_copy(&self, customer: CustomerId) {
         self.0.copies.forget(customer).await;
     }
