@@ -218,7 +218,7 @@ async fn write_payments(
            ), noted AS (
                UPDATE payment_attempts a
                SET ended_at = $9::timestamptz, outcome = e.outcome, detail = coalesce(e.detail, e.gateway_id)
-               FROM ended e WHERE a.payment_id = e.payment_id AND a.n = e.n
+               FROM ended e WHERE a.payment_id = e.payment_id AND a.n = e.n AND a.ended_at IS NULL
            )
            SELECT payment_id AS "payment_id!", lease AS "lease!" FROM written"#,
         &ids,
