@@ -224,42 +224,44 @@ impl Service {
     }
 }
 
+/// Whose tokens every service trusts.
+fn auth_flags(verify: &str) -> [&str; 6] {
+    [
+        "--auth-issuer",
+        crate::keys::NAME,
+        "--auth-audience",
+        crate::keys::NAME,
+        "--auth-verify-key-files",
+        verify,
+    ]
+}
+
 /// The settings of logistics on this stack; what is not named here comes from the environment.
 fn logistics_config(stack: &Stack) -> anyhow::Result<logistics::Config> {
     let verify = stack.keys().verify.display().to_string();
-    logistics::Config::from_flags(&[
+    let flags = [
         "--database-url",
         &stack.logistics_database_url(),
         "--redis-queue-url",
         &stack.queue.url(),
         "--redis-live-url",
         &stack.live.url(),
-        "--auth-issuer",
-        crate::keys::NAME,
-        "--auth-audience",
-        crate::keys::NAME,
-        "--auth-verify-key-files",
-        &verify,
-    ])
+    ];
+    logistics::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
 
 /// The settings of menu-api on this stack; what is not named here comes from the environment.
 fn menu_config(stack: &Stack) -> anyhow::Result<menu_api::Config> {
     let verify = stack.keys().verify.display().to_string();
-    menu_api::Config::from_flags(&[
+    let flags = [
         "--database-url",
         &stack.menu_database_url(),
         "--redis-cache-url",
         &stack.cache.url(),
         "--redis-queue-url",
         &stack.queue.url(),
-        "--auth-issuer",
-        crate::keys::NAME,
-        "--auth-audience",
-        crate::keys::NAME,
-        "--auth-verify-key-files",
-        &verify,
-    ])
+    ];
+    menu_api::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
 
 /// The settings of order-api on this stack; what is not named here comes from the environment.
@@ -272,7 +274,7 @@ fn order_config(
     let verify = stack.keys().verify.display().to_string();
     let signing = stack.keys().signing.display().to_string();
     let tracking = format!("ws://{logistics}/api/v1/drivers/orders/{{order_id}}/driver-location");
-    order_api::Config::from_flags(&[
+    let flags = [
         "--database-url",
         &stack.order_database_url(),
         "--redis-queue-url",
@@ -289,13 +291,8 @@ fn order_config(
         &signing,
         "--tracking-url",
         &tracking,
-        "--auth-issuer",
-        crate::keys::NAME,
-        "--auth-audience",
-        crate::keys::NAME,
-        "--auth-verify-key-files",
-        &verify,
-    ])
+    ];
+    order_api::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
 
 /// The settings of the payment gateway's double; its books are kept with the stack's data.

@@ -28,7 +28,12 @@ use anyhow::Context as _;
 use chrono::TimeDelta;
 use contracts::streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP};
 use platform::{
-    auth::Verifier, health::Health, outbox::Relay, postgres, run::drain, serve::Apps, stream,
+    auth::Verifier,
+    health::Health,
+    outbox::Relay,
+    postgres,
+    run::{drain, logged},
+    stream,
 };
 use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
@@ -119,11 +124,7 @@ pub async fn run(
     let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
 
     let address = listener.local_addr()?;
-    let apps = Apps::starting(&health, &config.http);
-    let serving = tokio::spawn({
-        let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
-        async move { platform::serve::serve(listener, apps, &http, shutdown).await }
-    });
+    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
     let dependency = health.dependency("history");
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -330,11 +331,5 @@ fn tracking_limits(config: &Config) -> tracking::Limits {
         accepts_per_second: NonZeroU32::new(config.socket_rate).unwrap_or(NonZeroU32::MIN),
         sockets_per_customer: config.sockets_per_customer,
         ..tracking::Limits::default()
-    }
-}
-
-async fn logged(task: &'static str, work: impl Future<Output = anyhow::Result<()>>) {
-    if let Err(error) = work.await {
-        tracing::error!(task, error = format!("{error:#}"), "ended");
     }
 }

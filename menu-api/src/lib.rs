@@ -31,7 +31,7 @@ use std::{
 };
 
 use chrono::{TimeDelta, Utc};
-use platform::{auth::Verifier, health::Health, postgres, run::drain, serve::Apps, stream};
+use platform::{auth::Verifier, health::Health, postgres, run::drain, stream};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -81,11 +81,7 @@ pub async fn run(
     let db = postgres::pool(&config.database_url, "menu-api", config.database_connections)?;
 
     let address = listener.local_addr()?;
-    let apps = Apps::starting(&health, &config.http);
-    let serving = tokio::spawn({
-        let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
-        async move { platform::serve::serve(listener, apps, &http, shutdown).await }
-    });
+    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),

@@ -70,8 +70,7 @@ impl Request {
     ) -> serde_json::Result<Self> {
         let body = serde_json::to_vec(body)?;
         let hash = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, &body);
-        let caller = format!("{}:{}", caller.role, caller.subject);
-        let scope = Scope { caller, route: route.into(), key };
+        let scope = Scope { caller: caller.actor(), route: route.into(), key };
         Ok(Self { scope, body_hash: hash.as_ref().to_vec() })
     }
 

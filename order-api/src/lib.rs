@@ -34,8 +34,7 @@ use platform::{
     health::Health,
     outbox::Relay,
     postgres,
-    run::drain,
-    serve::Apps,
+    run::{drain, logged},
     stream,
 };
 use sqlx::PgPool;
@@ -102,11 +101,7 @@ pub async fn run(
     let db = postgres::pool_that_yields(&config.database_url, "order-api", connections)?;
 
     let address = listener.local_addr()?;
-    let apps = Apps::starting(&health, &config.http);
-    let serving = tokio::spawn({
-        let (apps, http, shutdown) = (Arc::clone(&apps), config.http.clone(), shutdown.clone());
-        async move { platform::serve::serve(listener, apps, &http, shutdown).await }
-    });
+    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -264,11 +259,5 @@ async fn forget(db: PgPool, stop: CancellationToken) {
         if let Err(error) = idempotency::forget(&db).await {
             tracing::warn!(%error, "old answers could not be forgotten, trying again later");
         }
-    }
-}
-
-async fn logged(task: &'static str, work: impl Future<Output = anyhow::Result<()>>) {
-    if let Err(error) = work.await {
-        tracing::error!(task, error = format!("{error:#}"), "ended");
     }
 }

@@ -111,6 +111,14 @@ pub struct Caller {
     pub expires_at: i64,
 }
 
+impl Caller {
+    /// Role and id, such as `customer:7`: who did it, in a history or the scope of a key.
+    #[must_use]
+    pub fn actor(&self) -> String {
+        format!("{}:{}", self.role, self.subject)
+    }
+}
+
 /// The caller, for handlers; [`AccessTable::protect`](crate::access::AccessTable::protect) puts it
 /// there. On a route for anyone there is no caller, and asking for one answers 401.
 #[derive(Clone, Debug)]

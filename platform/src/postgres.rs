@@ -29,10 +29,14 @@ pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnec
 
 /// A pool of up to `connections_max`, connected when first used.
 pub fn pool(url: &SecretString, application: &str, connections_max: u32) -> anyhow::Result<PgPool> {
-    Ok(PgPoolOptions::new()
+    Ok(lazy(options(url, application)?, connections_max))
+}
+
+fn lazy(options: PgConnectOptions, connections_max: u32) -> PgPool {
+    PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options(url, application)?))
+        .connect_lazy_with(options)
 }
 
 /// As [`pool`], for a service whose transactions hold rows that others wait for. A process that is
@@ -50,10 +54,7 @@ pub fn pool_that_yields(
         ("tcp_keepalives_interval", "5"),
         ("tcp_keepalives_count", "3"),
     ]);
-    Ok(PgPoolOptions::new()
-        .max_connections(connections_max)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options))
+    Ok(lazy(options, connections_max))
 }
 
 /// `work`, or the error of a server that is away when it takes longer than `limit`: a host that

@@ -52,6 +52,13 @@ pub async fn drain(name: &str, grace: Duration, fut: impl Future) -> bool {
     false
 }
 
+/// Runs a task to its end, and logs the error that it ended with.
+pub async fn logged(task: &'static str, work: impl Future<Output = anyhow::Result<()>>) {
+    if let Err(error) = work.await {
+        tracing::error!(task, error = format!("{error:#}"), "ended");
+    }
+}
+
 /// Reads a setting like `250ms`, `10s`, `2m` or `1h`.
 ///
 /// # Errors

@@ -181,6 +181,22 @@ pub async fn serve(
     Ok(())
 }
 
+/// Spawns [`serve`] for a service that is starting: it answers health, and the rest once it is told
+/// [`Apps::set_ready`].
+pub fn start(
+    listener: TcpListener,
+    health: &Health,
+    args: &HttpArgs,
+    shutdown: &CancellationToken,
+) -> (Arc<Apps>, JoinHandle<io::Result<()>>) {
+    let apps = Apps::starting(health, args);
+    let serving = tokio::spawn({
+        let (apps, args, shutdown) = (Arc::clone(&apps), args.clone(), shutdown.clone());
+        async move { serve(listener, apps, &args, shutdown).await }
+    });
+    (apps, serving)
+}
+
 /// Waits for a spawned [`serve`] to end. From the moment of `shutdown`, which is answered, the
 /// service is no longer ready.
 ///

@@ -9,6 +9,7 @@ use secrecy::SecretString;
 use crate::{
     check::Stores,
     client::Target,
+    cpu::Processes,
     pace::{parse_duration, parse_share},
     plan::Drivers,
     report::{Summary, Threshold},
@@ -48,7 +49,39 @@ pub enum Frames {
     Binary,
 }
 
-/// Settings of every scenario.
+/// What is known of the system from beside it; settings of every scenario.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct System {
+    /// Private key that the services trust, PEM
+    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
+    signing_key_file: PathBuf,
+    /// `iss` of the tokens
+    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
+    issuer: String,
+    /// `aud` of the tokens
+    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
+    audience: String,
+    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
+    #[arg(long, env = "DEVSTACK_PROCESSES")]
+    processes: Option<String>,
+}
+
+impl System {
+    pub(super) fn signer(&self) -> Result<Signer, BadUsage> {
+        Signer::load(&self.signing_key_file, &self.issuer, &self.audience)
+            .map_err(|error| BadUsage(format!("{error:#}")))
+    }
+
+    pub(super) fn processes(&self) -> Result<Option<Processes>, BadUsage> {
+        let parse = |text: &String| {
+            Processes::parse(text)
+                .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))
+        };
+        self.processes.as_ref().map(parse).transpose()
+    }
+}
+
+/// Settings of the scenarios whose drivers drive.
 #[derive(Debug, Clone, clap::Args)]
 pub struct Common {
     /// Base address of the service, such as <http://127.0.0.1:8002>
@@ -94,15 +127,6 @@ pub struct Common {
     /// of reach
     #[arg(long)]
     pub(super) no_check: bool,
-    /// Private key that the service trusts, PEM
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    pub(super) signing_key_file: PathBuf,
-    /// `iss` of the tokens
-    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
-    pub(super) issuer: String,
-    /// `aud` of the tokens
-    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
-    pub(super) audience: String,
     /// The logistics database, to check what is stored
     #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
     pub(super) database_url: Option<SecretString>,
@@ -112,9 +136,8 @@ pub struct Common {
     /// The Redis that holds current positions
     #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
     pub(super) live_url: Option<SecretString>,
-    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
-    #[arg(long, env = "DEVSTACK_PROCESSES")]
-    pub(super) processes: Option<String>,
+    #[command(flatten)]
+    pub(super) system: System,
 }
 
 impl Common {
@@ -125,11 +148,6 @@ impl Common {
             ));
         }
         Ok(Drivers { first: self.first_driver, count })
-    }
-
-    pub(super) fn signer(&self) -> Result<Signer, BadUsage> {
-        Signer::load(&self.signing_key_file, &self.issuer, &self.audience)
-            .map_err(|error| BadUsage(format!("{error:#}")))
     }
 
     pub(super) fn stores(&self) -> anyhow::Result<Option<Stores>> {

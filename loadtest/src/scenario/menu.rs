@@ -21,10 +21,12 @@ use platform::auth::{Role, Signer};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use tokio_util::sync::CancellationToken;
 
-use super::{BadUsage, Meter, common::TOKEN_TTL};
+use super::{
+    BadUsage, Meter,
+    common::{System, TOKEN_TTL},
+};
 use crate::{
     client::{Caller, Target},
-    cpu::Processes,
     menu::{
         Encoding, What, catalogue,
         check::Start,
@@ -100,31 +102,14 @@ pub struct Args {
     /// Fail unless this holds, such as latency_p99_ms<5; may be repeated
     #[arg(long = "threshold", value_parser = |text: &str| Threshold::parse_for(&Summary::full(), text))]
     thresholds: Vec<Threshold>,
-    /// Private key that the service trusts, PEM
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    signing_key_file: PathBuf,
-    /// `iss` of the tokens
-    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
-    issuer: String,
-    /// `aud` of the tokens
-    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
-    audience: String,
-    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
-    #[arg(long, env = "DEVSTACK_PROCESSES")]
-    processes: Option<String>,
+    #[command(flatten)]
+    system: System,
 }
 
 /// Runs it.
 pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summary> {
-    let signer = Signer::load(&args.signing_key_file, &args.issuer, &args.audience)
-        .map_err(|error| BadUsage(format!("{error:#}")))?;
-    let processes = match &args.processes {
-        Some(text) => Some(
-            Processes::parse(text)
-                .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))?,
-        ),
-        None => None,
-    };
+    let signer = args.system.signer()?;
+    let processes = args.system.processes()?;
     let total = even_total(args.duration, args.rate);
     if total == 0 || args.warm_up >= args.duration {
         return Err(BadUsage("there must be operations after the warm-up".into()).into());

@@ -50,14 +50,8 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) -> anyhow::Result<Finished> {
     let drivers = plan.drivers();
-    let signer = Arc::new(common.signer()?);
-    let processes = match &common.processes {
-        Some(text) => Some(
-            Processes::parse(text)
-                .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))?,
-        ),
-        None => None,
-    };
+    let signer = Arc::new(common.system.signer()?);
+    let processes = common.system.processes()?;
     let stores = common.stores()?;
     let (probe, sampler) = match (&stores, &common.database_url) {
         (Some(_), Some(url)) => {

@@ -20,10 +20,12 @@ use platform::auth::{Role, Signer};
 use secrecy::{ExposeSecret as _, SecretString};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{BadUsage, Meter, Reading, common::TOKEN_TTL};
+use super::{
+    BadUsage, Meter, Reading,
+    common::{System, TOKEN_TTL},
+};
 use crate::{
     client::{Caller, Target},
-    cpu::Processes,
     menu::report::CpuSplit,
     orders::{
         basket::{Baskets, Customers, Keys},
@@ -103,18 +105,8 @@ pub struct Args {
     /// Fail unless this holds, such as latency_p99_ms<500; may be repeated
     #[arg(long = "threshold", value_parser = |text: &str| Threshold::parse_for(&Summary::full(), text))]
     thresholds: Vec<Threshold>,
-    /// Private key that the services trust, PEM
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    signing_key_file: PathBuf,
-    /// `iss` of the tokens
-    #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
-    issuer: String,
-    /// `aud` of the tokens
-    #[arg(long, env = "AUTH_AUDIENCE", default_value = "swift-eats")]
-    audience: String,
-    /// Processes whose CPU time is measured: `service=PID;redis=PID,PID;postgres=PID`
-    #[arg(long, env = "DEVSTACK_PROCESSES")]
-    processes: Option<String>,
+    #[command(flatten)]
+    system: System,
 }
 
 /// Runs it; `stop` ends the load early, and what was sent is checked all the same.
@@ -122,15 +114,8 @@ pub struct Args {
 /// # Errors
 /// The call cannot work, or the run could not be made or checked.
 pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summary> {
-    let signer = Signer::load(&args.signing_key_file, &args.issuer, &args.audience)
-        .map_err(|error| BadUsage(format!("{error:#}")))?;
-    let processes = match &args.processes {
-        Some(text) => Some(
-            Processes::parse(text)
-                .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))?,
-        ),
-        None => None,
-    };
+    let signer = args.system.signer()?;
+    let processes = args.system.processes()?;
     let total = even_total(args.duration, args.rate);
     if total == 0 || args.warm_up >= args.duration {
         return Err(BadUsage("there must be orders after the warm-up".into()).into());

@@ -86,7 +86,7 @@ async fn create(
         restaurant_id: new.restaurant_id,
         driver_id: new.driver_id,
     };
-    Ok(match store::create(&app.db, &new, &actor(&caller)).await? {
+    Ok(match store::create(&app.db, &new, &caller.actor()).await? {
         Created::New(delivery) => (StatusCode::CREATED, Json(delivery)).into_response(),
         Created::Before(delivery) => Json(delivery).into_response(),
     })
@@ -145,7 +145,7 @@ async fn assign(
     Path(order_id): Path<OrderId>,
     Json(assign): Json<Assign>,
 ) -> Result<Json<Delivery>, Problem> {
-    let actor = actor(&caller);
+    let actor = caller.actor();
     let delivery = store::change(&app.db, order_id, assign.version, &actor, |delivery| {
         may_see(&caller, delivery).then_some(Change::Assign(assign.driver_id))
     });
@@ -199,7 +199,7 @@ async fn set_status(
         Next::Cancelled => Change::Cancel,
     };
     // Asked of the very version that is changed, so that a driver who lost it cannot move it on.
-    let actor = actor(&caller);
+    let actor = caller.actor();
     let delivery = store::change(&app.db, order_id, new.version, &actor, |delivery| {
         may_see(&caller, delivery).then_some(change)
     });
@@ -216,10 +216,6 @@ fn may_see(caller: &Caller, delivery: &Delivery) -> bool {
             delivery.restaurant_id.is_some_and(|id| caller.restaurants.contains(&id.get()))
         }
     }
-}
-
-fn actor(caller: &Caller) -> String {
-    format!("{}:{}", caller.role.as_str(), caller.subject)
 }
 
 impl From<Error> for Problem {

@@ -9,6 +9,7 @@ use platform::{
     auth::Role,
     breaker,
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -16,7 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{App, database};
+use super::App;
 use crate::payment::dead::{self, DeadEntry, DeadPayment};
 
 const ADMIN: Who = Who::Roles(&[Role::Admin]);
@@ -65,7 +66,7 @@ async fn dead_letters(
     Query(query): Query<After>,
 ) -> Result<Json<DeadLetters>, Problem> {
     let after = query.after.unwrap_or_else(Uuid::nil);
-    let unavailable = |error: sqlx::Error| database(&error);
+    let unavailable = |error: sqlx::Error| postgres::problem(&error);
     let payments = dead::payments(&app.db, after, PAGE).await.map_err(unavailable)?;
     let entries = dead::entries(&app.db, PAGE).await.map_err(unavailable)?;
     Ok(Json(DeadLetters { payments, entries }))
@@ -91,7 +92,7 @@ async fn redrive(
     State(app): State<App>,
     Path(payment_id): Path<Uuid>,
 ) -> Result<Json<Redriven>, Problem> {
-    if dead::redrive(&app.db, payment_id).await.map_err(|error| database(&error))? {
+    if dead::redrive(&app.db, payment_id).await.map_err(|error| postgres::problem(&error))? {
         Ok(Json(Redriven { payment_id, status: "due" }))
     } else {
         Err(Problem::not_found())
@@ -127,7 +128,7 @@ struct Reconciliation {
     responses((status = 200, description = "What differs", body = Reconciliation)),
 )]
 async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, Problem> {
-    let unavailable = |error: sqlx::Error| database(&error);
+    let unavailable = |error: sqlx::Error| postgres::problem(&error);
     let checked_until = sqlx::query_scalar!("SELECT checked_until FROM reconciliation")
         .fetch_optional(&app.db)
         .await
@@ -175,7 +176,7 @@ async fn payments(State(app): State<App>) -> Result<Json<Payments>, Problem> {
     )
     .fetch_one(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     let breaker = app.breaker.as_ref().map(|breaker| match breaker.state(Instant::now()) {
         breaker::State::Closed => "closed",
         breaker::State::Open => "open",

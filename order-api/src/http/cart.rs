@@ -9,13 +9,14 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Role},
     extract::{Json, Path},
+    postgres,
     problem::Problem,
 };
 use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database, orders};
+use super::{App, orders};
 use crate::{
     cart::{
         Cart, CartError, NewLine,
@@ -57,7 +58,7 @@ impl From<ChangeError> for Problem {
             },
             ChangeError::Contended => Self::conflict("The cart is being changed elsewhere.")
                 .retry_after(std::time::Duration::from_secs(1)),
-            ChangeError::Database(error) => database(&error),
+            ChangeError::Database(error) => postgres::problem(&error),
             ChangeError::Stopping => {
                 Self::unavailable("The service is stopping.", std::time::Duration::from_secs(1))
             }
@@ -80,7 +81,7 @@ async fn priced(app: &App, cart: &Cart) -> CartView {
 )]
 async fn get(State(app): State<App>, Auth(caller): Auth) -> Result<Json<CartView>, Problem> {
     let customer = orders::customer(&caller)?;
-    let cart = app.carts.show(customer).await.map_err(|error| database(&error))?;
+    let cart = app.carts.show(customer).await.map_err(|error| postgres::problem(&error))?;
     Ok(Json(priced(&app, &cart).await))
 }
 

@@ -6,12 +6,12 @@ use axum::{
     response::Response,
 };
 use contracts::ids::RestaurantId;
-use platform::{access::Row, auth::Auth, extract::JsonMax, problem::Problem};
+use platform::{access::Row, auth::Auth, extract::JsonMax, postgres, problem::Problem};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, cart, database, idempotent, orders};
+use super::{App, cart, idempotent, orders};
 use crate::{
     act::ActError,
     cart::checkout::{CheckoutError, Placed, Terms, Tip, TotalSeen, Wanted, check_out},
@@ -126,7 +126,7 @@ impl From<CheckoutError> for Problem {
                     .extension("restaurants", serde_json::json!(objections))
             }
             CheckoutError::Menus(error) => error.into(),
-            CheckoutError::Database(error) => database(&error),
+            CheckoutError::Database(error) => postgres::problem(&error),
             CheckoutError::Json(error) => Self::internal(&error),
         }
     }

@@ -8,9 +8,9 @@ use axum::{
     response::Response,
 };
 use http::header::CONTENT_TYPE;
-use platform::problem::Problem;
+use platform::{postgres, problem::Problem};
 
-use super::{App, database};
+use super::App;
 use crate::idempotency::{Guard, KEY_MAX_BYTES, Known, Request, Stored};
 
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -51,7 +51,7 @@ pub(super) fn still_running() -> Problem {
 
 /// What was answered to this key before, if anything was.
 pub(super) async fn before(app: &App, request: &Request) -> Result<Option<Response>, Problem> {
-    match request.known(&app.db).await.map_err(|error| database(&error))? {
+    match request.known(&app.db).await.map_err(|error| postgres::problem(&error))? {
         Known::New => Ok(None),
         Known::Same(stored) => Ok(Some(replayed(stored))),
         Known::Other => Err(Problem::new(

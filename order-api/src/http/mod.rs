@@ -150,21 +150,13 @@ fn may_see(caller: &Caller, customer_id: i64, restaurant_id: i64) -> bool {
     }
 }
 
-fn actor(caller: &Caller) -> String {
-    format!("{}:{}", caller.role, caller.subject)
-}
-
-fn database(error: &sqlx::Error) -> Problem {
-    postgres::problem(error)
-}
-
 impl From<PlaceError> for Problem {
     fn from(error: PlaceError) -> Self {
         match error {
             PlaceError::Full | PlaceError::Stopping => {
                 Self::unavailable(format!("Just now {error}."), Duration::from_secs(1))
             }
-            PlaceError::Database(error) => database(&error),
+            PlaceError::Database(error) => postgres::problem(&error),
         }
     }
 }
@@ -227,7 +219,7 @@ impl From<ActError> for Problem {
                 Self::conflict(format!("The order has version {version} by now."))
             }
             ActError::Illegal(illegal) => illegal.into(),
-            ActError::Database(error) => database(&error),
+            ActError::Database(error) => postgres::problem(&error),
             ActError::Stopping => {
                 Self::unavailable("The service is stopping.", Duration::from_secs(1))
             }
@@ -247,7 +239,7 @@ impl From<RateError> for Problem {
                 Self::conflict(format!("An order that is {from} cannot be rated."))
             }
             RateError::Illegal(illegal) => illegal.into(),
-            RateError::Database(error) => database(&error),
+            RateError::Database(error) => postgres::problem(&error),
             RateError::Stopping => {
                 Self::unavailable("The service is stopping.", Duration::from_secs(1))
             }

@@ -14,6 +14,7 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
     extract::{Json, JsonMax, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{App, database, idempotent, may_see};
+use super::{App, idempotent, may_see};
 use crate::{
     advance::now,
     idempotency::{Request, Stored},
@@ -174,7 +175,7 @@ async fn get(
     Path(order_id): Path<OrderId>,
 ) -> Result<Json<OrderDetail>, Problem> {
     let order = one(&app, &caller, order_id).await?;
-    let detail = store::detail(&app.db, order).await.map_err(|error| database(&error))?;
+    let detail = store::detail(&app.db, order).await.map_err(|error| postgres::problem(&error))?;
     Ok(Json(detail))
 }
 
@@ -186,7 +187,7 @@ pub(super) async fn one(
 ) -> Result<OrderView, Problem> {
     store::get(&app.db, order_id)
         .await
-        .map_err(|error| database(&error))?
+        .map_err(|error| postgres::problem(&error))?
         .filter(|order| may_see(caller, order.customer_id.get(), order.restaurant_id.get()))
         .ok_or_else(Problem::not_found)
 }
@@ -264,12 +265,14 @@ async fn list(
     // One more than is shown tells whether there is more.
     let mut orders = store::list(&app.db, &filter, page_size + 1, offset)
         .await
-        .map_err(|error| database(&error))?;
+        .map_err(|error| postgres::problem(&error))?;
     let has_more = orders.len() as i64 > page_size;
     orders.truncate(page_size as usize);
     let total = match query.cursor {
         Some(_) => None,
-        None => Some(store::count(&app.db, &filter).await.map_err(|error| database(&error))?),
+        None => {
+            Some(store::count(&app.db, &filter).await.map_err(|error| postgres::problem(&error))?)
+        }
     };
     let next_cursor = orders.last().map(|order| order.order_id.0).filter(|_| has_more);
     let page = query.cursor.is_none().then_some(page);

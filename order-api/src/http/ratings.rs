@@ -13,13 +13,14 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Role},
     extract::{Json, Path, Query},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, database, orders};
+use super::{App, orders};
 use crate::rating::{
     self, COMMENT_MAX_BYTES, Difference, NewRating, PublicRating, Rating, Subject,
 };
@@ -128,7 +129,7 @@ async fn get(
     Path(order_id): Path<OrderId>,
 ) -> Result<Json<Rating>, Problem> {
     orders::one(&app, &caller, order_id).await?;
-    let rating = rating::get(&app.db, order_id).await.map_err(|error| database(&error))?;
+    let rating = rating::get(&app.db, order_id).await.map_err(|error| postgres::problem(&error))?;
     rating.map(Json).ok_or_else(|| Problem::not_found().detail("Nobody has rated it."))
 }
 
@@ -180,7 +181,7 @@ async fn of_restaurant(
     if page < 1 || page.saturating_mul(page_size) > OFFSET_MAX {
         return wrong("page", "must be at least 1 and not beyond the 10000th rating");
     }
-    let unavailable = |error: sqlx::Error| database(&error);
+    let unavailable = |error: sqlx::Error| postgres::problem(&error);
     let all =
         rating::sum(&app.db, Subject::Restaurant(restaurant_id)).await.map_err(unavailable)?;
     let ratings = rating::list(&app.db, restaurant_id, page_size, (page - 1) * page_size)
@@ -227,8 +228,9 @@ async fn of_driver(
     if caller.role == Role::Driver && caller.subject != driver_id.get() {
         return Err(Problem::not_found());
     }
-    let all =
-        rating::sum(&app.db, Subject::Driver(driver_id)).await.map_err(|error| database(&error))?;
+    let all = rating::sum(&app.db, Subject::Driver(driver_id))
+        .await
+        .map_err(|error| postgres::problem(&error))?;
     Ok(Json(DriverRating { driver_id, rating: rating::average(all), count: all.count }))
 }
 
@@ -245,6 +247,7 @@ struct Check {
     responses((status = 200, description = "Where they differ", body = Check)),
 )]
 async fn check(State(app): State<App>) -> Result<Json<Check>, Problem> {
-    let differences = rating::recompute(&app.db).await.map_err(|error| database(&error))?;
+    let differences =
+        rating::recompute(&app.db).await.map_err(|error| postgres::problem(&error))?;
     Ok(Json(Check { differences }))
 }

@@ -14,6 +14,7 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
     extract::{Json, Path},
+    postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
@@ -21,7 +22,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-use super::{App, actor, database, idempotent, may_see, orders, status::reason_of};
+use super::{App, idempotent, may_see, orders, status::reason_of};
 use crate::{
     act::{Act, ActError, act},
     advance::{HeldOrder, decode, now},
@@ -102,7 +103,7 @@ async fn create(
         return Ok(response);
     }
     let reason = reason_of(new.reason.unwrap_or_else(|| "asked for".to_owned()))?;
-    let wanted = Act { order_id, actor: actor(&caller), version: None };
+    let wanted = Act { order_id, actor: caller.actor(), version: None };
     let made = app.tasks.spawn({
         let (app, request) = (app.clone(), request.clone());
         async move {
@@ -129,7 +130,7 @@ async fn refund(
     amount: Option<Money>,
     reason: String,
 ) -> Result<Option<Stored>, Problem> {
-    let unavailable = |error: sqlx::Error| database(&error);
+    let unavailable = |error: sqlx::Error| postgres::problem(&error);
     let mut tx = app.db.begin().await.map_err(unavailable)?;
     let currency =
         sqlx::query_scalar!("SELECT currency FROM orders WHERE order_id = $1", wanted.order_id.0,)
@@ -196,7 +197,7 @@ async fn list(
     )
     .fetch_all(&app.db)
     .await
-    .map_err(|error| database(&error))?;
+    .map_err(|error| postgres::problem(&error))?;
     let refunds = rows.into_iter().map(|row| {
         let currency = Currency::parse(&row.currency).map_err(decode)?;
         let status = if row.status == "due" { "pending".to_owned() } else { row.status };
@@ -208,6 +209,7 @@ async fn list(
             created_at: row.created_at,
         })
     });
-    let refunds = refunds.collect::<Result<_, sqlx::Error>>().map_err(|error| database(&error))?;
+    let refunds =
+        refunds.collect::<Result<_, sqlx::Error>>().map_err(|error| postgres::problem(&error))?;
     Ok(Json(Refunds { refunds }))
 }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, actor, may_see, orders};
+use super::{App, may_see, orders};
 use crate::{
     act::{Act, act_alone},
     advance::now,
@@ -179,7 +179,7 @@ async fn change(
     version: Option<i64>,
     command: Command,
 ) -> Result<Json<OrderView>, Problem> {
-    let wanted = Act { order_id, actor: actor(&caller), version };
+    let wanted = Act { order_id, actor: caller.actor(), version };
     let may = {
         let caller = std::sync::Arc::clone(&caller);
         move |order: &crate::advance::HeldOrder| {

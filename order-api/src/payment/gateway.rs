@@ -150,13 +150,12 @@ impl Provider for Gateway {
         let list: List = serde_json::from_slice(&body).map_err(|_| "not a list")?;
         let last = list.data.last().and_then(|line| line["id"].as_str()).map(str::to_owned);
         // What others have made by hand on this account may have any form.
-        let unreadable = |line: &Value| line["id"].as_str().unwrap_or("?").to_owned();
         let mut page = Page::default();
         for line in list.data {
-            let id = unreadable(&line);
+            let id = clipped(line["id"].as_str().unwrap_or("?"));
             match movement(kind, line) {
                 Some(movement) => page.movements.push(movement),
-                None => page.unreadable.push(clipped(&id)),
+                None => page.unreadable.push(id),
             }
         }
         // A page that begins where it was asked to go on would be read for ever.

@@ -22,11 +22,19 @@ const MODES: [&str; 11] = [
 /// Calls are given up quickly, so that a gateway that hangs is soon found out.
 const QUICK: [&str; 4] = ["--payment-timeout", "500ms", "--payment-lease", "2s"];
 
-async fn until_tried_twice(world: &World, order: Uuid) {
+/// An order whose calls all meet this fault, after more than one of them; the books are compared so
+/// often.
+async fn tried_in_vain(mode: &str, reconcile_every: &str) -> (World, Uuid) {
+    let flags = ["--payment-reconcile-every", reconcile_every];
+    let world = World::with(&[order_api::Role::All], &flags).await;
+    let restaurant = world.restaurant().await;
+    world.gateway_settings(&json!({"modes": {mode: 1.0}})).await;
+    let order = world.place(&restaurant).await;
     until("it was tried", async || {
         world.read(order).await["payment_attempts"].as_array().unwrap().len() > 1
     })
     .await;
+    (world, order)
 }
 
 async fn dead(world: &World) -> Vec<Value> {
@@ -77,11 +85,7 @@ async fn every_fault_of_the_gateway_ends_in_one_charge() {
 
 #[tokio::test]
 async fn a_payment_without_an_answer_is_dead_after_its_calls_and_can_be_redriven() {
-    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1h"]).await;
-    let restaurant = world.restaurant().await;
-    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
-    let order = world.place(&restaurant).await;
-    until_tried_twice(&world, order).await;
+    let (world, order) = tried_in_vain("500_after", "1h").await;
     // Its last call; twelve would take a minute.
     let last = "UPDATE payments SET calls_max = attempts + 1";
     sqlx::query(last).execute(&world.db()).await.unwrap();
@@ -100,11 +104,7 @@ async fn a_payment_without_an_answer_is_dead_after_its_calls_and_can_be_redriven
 
 #[tokio::test]
 async fn the_books_are_compared_and_put_right() {
-    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1s"]).await;
-    let restaurant = world.restaurant().await;
-    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
-    let order = world.place(&restaurant).await;
-    until_tried_twice(&world, order).await;
+    let (world, order) = tried_in_vain("500_after", "1s").await;
     let last = "UPDATE payments SET calls_max = attempts + 1";
     sqlx::query(last).execute(&world.db()).await.unwrap();
     until("it is dead", async || dead(&world).await.len() == 1).await;
@@ -136,11 +136,7 @@ async fn the_books_are_compared_and_put_right() {
 
 #[tokio::test]
 async fn a_dead_payment_that_the_books_do_not_have_is_tried_again_by_itself() {
-    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1s"]).await;
-    let restaurant = world.restaurant().await;
-    world.gateway_settings(&json!({"modes": {"500_before": 1.0}})).await;
-    let order = world.place(&restaurant).await;
-    until_tried_twice(&world, order).await;
+    let (world, order) = tried_in_vain("500_before", "1s").await;
     // So long ago that no window of the last comparison holds it, and at its last call.
     let old =
         "UPDATE payments SET calls_max = attempts + 1, created_at = now() - interval '1 hour'";
@@ -178,11 +174,7 @@ async fn a_process_that_is_frozen_in_a_transaction_does_not_stop_the_others() {
 
 #[tokio::test]
 async fn what_was_tried_long_ago_is_looked_for_before_it_is_tried_again() {
-    let world = World::with(&[order_api::Role::All], &["--payment-reconcile-every", "1h"]).await;
-    let restaurant = world.restaurant().await;
-    world.gateway_settings(&json!({"modes": {"500_after": 1.0}})).await;
-    let order = world.place(&restaurant).await;
-    until_tried_twice(&world, order).await;
+    let (world, order) = tried_in_vain("500_after", "1h").await;
     let old = "UPDATE payments SET created_at = now() - interval '21 hours'";
     sqlx::query(old).execute(&world.db()).await.unwrap();
     let posts = async || {

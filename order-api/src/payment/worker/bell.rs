@@ -71,12 +71,13 @@ impl<P: Provider> Bell<P> {
         let mut delay = RETRY.0;
         while !self.calls.stop.is_cancelled() {
             self.heartbeat.beat();
-            let step = match self.waiting.is_empty() {
-                true => self.read().await.map_err(|error| {
+            let step = if self.waiting.is_empty() {
+                self.read().await.map_err(|error| {
                     self.dependency.down(&error);
                     error.to_string()
-                }),
-                false => self.take().await.map_err(|error| error.to_string()),
+                })
+            } else {
+                self.take().await.map_err(|error| error.to_string())
             };
             match step {
                 Ok(()) => delay = RETRY.0,
@@ -144,16 +145,15 @@ impl<P: Provider> Bell<P> {
             // What waits long is renewed, or others would take it over.
             () = tokio::time::sleep(self.claim_idle / 4) => return Ok(()),
         };
+        if leave.is_empty() {
+            return Ok(());
+        }
         let count = leave.len().min(self.waiting.len());
         let ids: Vec<Uuid> = self.waiting.iter().take(count).map(|(id, _)| *id).collect();
-        let claimed = match ids.is_empty() {
-            true => Ok(Vec::new()),
-            false => claim::named(&self.calls.db, &ids, self.calls.lease).await,
-        };
-        let jobs = match claimed {
+        let jobs = match claim::named(&self.calls.db, &ids, self.calls.lease).await {
             Ok(jobs) => jobs,
             Err(error) => {
-                self.calls.begin(Vec::new(), leave);
+                Calls::<P>::give_back(leave);
                 return Err(error);
             }
         };

@@ -124,8 +124,12 @@ impl<P: Provider> Calls<P> {
                 let _ = results.send(Done { ended, entry, _place: place }).await;
             });
         }
-        // A probe that nobody makes must not count as one that failed.
-        leave.for_each(|(permit, _)| permit.unused());
+        Self::give_back(leave);
+    }
+
+    /// Leave that nobody uses: a probe that is not made must not count as one that failed.
+    pub(super) fn give_back(leave: impl IntoIterator<Item = Leave>) {
+        leave.into_iter().for_each(|(permit, _)| permit.unused());
     }
 }
 

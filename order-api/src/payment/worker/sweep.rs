@@ -51,7 +51,7 @@ pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
                 calls.begin(jobs.into_iter().map(|job| (job, None)).collect(), leave);
             }
             Err(error) => {
-                calls.begin(Vec::new(), leave);
+                Calls::<P>::give_back(leave);
                 tracing::warn!(%error, "due payments could not be taken");
             }
         }
