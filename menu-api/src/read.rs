@@ -162,6 +162,12 @@ impl Reader {
         self.fetch(key, Wanted::Document(restaurant, kind)).await
     }
 
+    /// A document that can be had at once and is right.
+    pub fn remembered(&self, restaurant: RestaurantId, kind: Kind) -> Option<Arc<Document>> {
+        let wanted = || Wanted::Document(restaurant, kind);
+        self.recall(&Key::Document(restaurant, kind), wanted)?.document
+    }
+
     /// A page of a list.
     pub async fn list(&self, filter: Filter) -> Result<Read, ReadError> {
         let key = Key::List(filter.key().into());

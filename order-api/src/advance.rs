@@ -9,6 +9,7 @@ use contracts::{
     order::{OrderStatus, PaymentStatus},
     streams::{ORDER_EVENTS_STREAM, PAYMENT_FIELD, PAYMENTS_STREAM},
 };
+use platform::outbox;
 use rustc_hash::FxHashMap;
 use sqlx::PgConnection;
 use uuid::Uuid;
@@ -204,14 +205,15 @@ impl Held {
                      AS t (order_id, refund_id, amount)
                  JOIN payments c ON c.payment_id = t.order_id
              )
-             INSERT INTO outbox (stream, field, payload)
-             SELECT stream, field, payload FROM (
+             INSERT INTO outbox (stream, field, payloads)
+             SELECT stream, field, array_agg(payload ORDER BY n) FROM (
                  SELECT $23::text AS stream, $24::text AS field, payload, n
                  FROM unnest($25::text[]) WITH ORDINALITY AS t (payload, n)
                  UNION ALL
-                 SELECT $26::text, $27::text, refund_id::text, 1000000
-                 FROM unnest($21::uuid[]) AS t (refund_id)
-             ) AS told ORDER BY n",
+                 SELECT $26::text, $27::text, refund_id::text, n
+                 FROM unnest($21::uuid[]) WITH ORDINALITY AS t (refund_id, n)
+             ) AS told
+             GROUP BY stream, field, (n - 1) / $28::bigint ORDER BY (n - 1) / $28::bigint",
             &ids,
             &texts(|state| state.status.as_str()),
             &texts(|state| state.payment.as_str()),
@@ -239,6 +241,7 @@ impl Held {
             &events.payloads,
             PAYMENTS_STREAM,
             PAYMENT_FIELD,
+            outbox::ROW_ENTRIES,
         )
         .execute(db)
         .await?;

@@ -2,8 +2,11 @@
 //!
 //! Every order asks menu-api, with the ETag of the copy that is here; so an order never goes by an
 //! older menu than one that an operator was told is gone. Orders of one restaurant that come while
-//! a question is under way share the next one, which begins after they came. When menu-api does
-//! not answer, a copy that was confirmed up to ten minutes ago is used.
+//! a question is under way share the next one, which begins after they came; and the questions
+//! about many restaurants go together (see [`rounds`]). When menu-api does not answer, a copy that
+//! was confirmed up to ten minutes ago is used.
+
+mod rounds;
 
 use std::{
     sync::Arc,
@@ -21,6 +24,8 @@ use reqwest::{StatusCode, header};
 use rustc_hash::FxHashMap;
 use serde::Deserialize;
 use tokio::sync::watch;
+
+use rounds::{Rounds, Unanswered};
 
 /// A restaurant's menu with what a price needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,6 +110,7 @@ struct Inner {
     /// Restaurants that are being asked about; and who tells those who came since, when there are
     /// some.
     flights: Mutex<FxHashMap<RestaurantId, Option<watch::Sender<Option<Answer>>>>>,
+    rounds: Mutex<Rounds>,
 }
 
 /// A copy, and until when it was confirmed.
@@ -146,6 +152,7 @@ impl Menus {
             breaker: Breaker::new(settings, rand::random(), Instant::now()),
             kept: moka::sync::Cache::new(kept_max),
             flights: Mutex::default(),
+            rounds: Mutex::default(),
         })))
     }
 
@@ -190,25 +197,10 @@ impl Menus {
 
     async fn ask(&self, restaurant: RestaurantId) -> Answer {
         let kept = self.0.kept.get(&restaurant);
-        let answer = match self.0.breaker.try_acquire(Instant::now()) {
-            Err(_) => None,
-            Ok(permit) => match self.fetch(restaurant, kept.as_deref()).await {
-                Ok(answer) => {
-                    permit.success(Instant::now());
-                    Some(answer)
-                }
-                Err(error) => {
-                    // One restaurant's odd menu says nothing about the others'.
-                    if error.is::<Odd>() {
-                        permit.success(Instant::now());
-                    } else {
-                        permit.failure(Instant::now());
-                    }
-                    metrics::counter!("menu_reads_failed_total").increment(1);
-                    tracing::debug!(%error, %restaurant, "the menu could not be read");
-                    None
-                }
-            },
+        let answer = match self.confirm(restaurant, kept.as_ref()).await {
+            Ok(true) => kept.as_ref().map(|kept| Ok(Arc::clone(&kept.offer))),
+            Ok(false) => self.calling(self.fetch(restaurant, kept.as_deref())).await,
+            Err(Unanswered) => None,
         };
         if let Some(answer) = answer {
             return answer;
@@ -217,6 +209,28 @@ impl Menus {
         let Some(kept) = kept else { return Err(MenuError::Unavailable) };
         metrics::counter!("menu_reads_stale_total").increment(1);
         Ok(Arc::clone(&kept.offer))
+    }
+
+    /// Makes a call unless the breaker is open; `None` when there is no answer.
+    async fn calling<T>(&self, call: impl Future<Output = anyhow::Result<T>>) -> Option<T> {
+        let permit = self.0.breaker.try_acquire(Instant::now()).ok()?;
+        match call.await {
+            Ok(answer) => {
+                permit.success(Instant::now());
+                Some(answer)
+            }
+            Err(error) => {
+                // One restaurant's odd menu says nothing about the others'.
+                if error.is::<Odd>() {
+                    permit.success(Instant::now());
+                } else {
+                    permit.failure(Instant::now());
+                }
+                metrics::counter!("menu_reads_failed_total").increment(1);
+                tracing::debug!(%error, "a menu could not be read");
+                None
+            }
+        }
     }
 
     async fn fetch(&self, restaurant: RestaurantId, kept: Option<&Kept>) -> anyhow::Result<Answer> {

@@ -15,7 +15,7 @@ use contracts::{
     order::{OrderStatus, PaymentStatus},
     streams::{ORDER_EVENTS_STREAM, PAYMENT_FIELD, PAYMENTS_STREAM},
 };
-use platform::postgres;
+use platform::{outbox, postgres};
 use sqlx::{PgExecutor, PgPool};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -325,10 +325,16 @@ async fn write(
                       now() + make_interval(secs => $26), at
                FROM fresh
            ), told AS (
-               INSERT INTO outbox (stream, field, payload)
-               SELECT $27::text, $28::text, event FROM fresh
-               UNION ALL
-               SELECT $29::text, $30::text, order_id::text FROM fresh WHERE $29 <> ''
+               INSERT INTO outbox (stream, field, payloads)
+               SELECT stream, field, array_agg(payload)
+               FROM (SELECT $27::text AS stream, $28::text AS field, event AS payload,
+                            (row_number() OVER () - 1) / $31::bigint AS n
+                     FROM fresh
+                     UNION ALL
+                     SELECT $29::text, $30::text, order_id::text,
+                            (row_number() OVER () - 1) / $31::bigint
+                     FROM fresh WHERE $29 <> '') AS told
+               GROUP BY stream, field, n
            )
            SELECT effect_id FROM keys"#,
         &callers,
@@ -361,6 +367,7 @@ async fn write(
         EVENT_FIELD,
         payments_stream(),
         PAYMENT_FIELD,
+        outbox::ROW_ENTRIES,
     )
     .fetch_all(db)
     .await

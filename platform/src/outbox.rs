@@ -6,13 +6,18 @@
 //! ```sql
 //! CREATE TABLE outbox (
 //!     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-//!     -- Where to: an entry with one field is added to this stream of the queue Redis.
-//!     stream text NOT NULL, field text NOT NULL, payload text NOT NULL
+//!     -- Where to: entries with one field are added to this stream of the queue Redis,
+//!     stream text NOT NULL, field text NOT NULL,
+//!     -- each with one of these, in their order.
+//!     payloads text[] NOT NULL
 //! ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
 //! ```
 //!
-//! **Promise.** Every row of a committed transaction is added to its stream at least once, and is
-//! removed only afterwards. What ends in between (a process, Redis, PostgreSQL) leads to a stretch
+//! Who writes many entries in one transaction puts [`ROW_ENTRIES`] of them into a row: writing and
+//! removing a row costs PostgreSQL several times what an entry within it does.
+//!
+//! **Promise.** Every entry of a committed transaction is added to its stream at least once, and
+//! its row is removed only afterwards. What ends in between (a process, Redis, PostgreSQL) leads to a stretch
 //! that is added again. Rows whose writers held one common lock, such as the row of the order that
 //! they tell about, are added in the order of their commits: the first of them for the first time
 //! before the second. For that
@@ -37,16 +42,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::health::{Dependency, Heartbeat};
 
-/// Rows that are added at once at most. Redis does nothing else meanwhile, for about 1 ms.
+/// About so many entries are added at once at most. Redis does nothing else meanwhile, for 1 ms.
 pub const BATCH: usize = 500;
+/// Entries in one row, at best: with some 400 bytes each they fill a page.
+pub const ROW_ENTRIES: i64 = 16;
 /// Rows of other processes, which cannot wake this relay, are looked for this often.
 const POLL: Duration = Duration::from_millis(25);
 /// After a step this pause lets rows gather: a step costs the same for one as for dozens.
 const PAUSE: Duration = Duration::from_millis(2);
-/// The pause after a step of at least [`BUSY_ROWS`], when CPU is dearer than milliseconds.
+/// The pause after a step of at least [`BUSY`], when CPU is dearer than milliseconds.
 const PAUSE_BUSY: Duration = Duration::from_millis(8);
-/// So many in one step are some 2,000 a second.
-const BUSY_ROWS: usize = 8;
+/// So many entries in one step are some 2,000 a second.
+const BUSY: usize = 8;
 /// Pause after a failure, doubled up to the second value.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -59,7 +66,8 @@ const COUNT_MAX: i64 = 10_000;
 /// The advisory lock of the relay that works; locks are per database.
 const TURN: i64 = i64::from_be_bytes(*b"outbox\0\0");
 
-const IS_ANY: &str = "SELECT EXISTS (SELECT FROM outbox)";
+/// By the index, which remembers what it has found removed; the table itself does not.
+const IS_ANY: &str = "SELECT EXISTS (SELECT FROM outbox ORDER BY id LIMIT 1)";
 const COUNT: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted";
 /// A transaction that is lost with the server's last moments only leaves rows that are added
 /// again, so that its commit need not wait for the disk.
@@ -68,7 +76,12 @@ const TAKE_TURN: &str = "SELECT pg_try_advisory_xact_lock($1),
     set_config('synchronous_commit', 'off', true)";
 /// Apart from [`TAKE_TURN`], as a statement that began before the turn was ours would still see
 /// the rows that the relay before has removed. The rows need no lock beside the turn.
-const READ: &str = "SELECT id, stream, field, payload FROM outbox ORDER BY id LIMIT $1";
+/// At least one row, and no more once [`BATCH`] entries are reached.
+const READ: &str = "SELECT id, stream, field, payloads FROM (
+        SELECT *, sum(cardinality(payloads)) OVER (ORDER BY id) AS entries
+        FROM (SELECT * FROM outbox ORDER BY id LIMIT $1) AS first
+    ) AS summed
+    WHERE entries - cardinality(payloads) < $1 ORDER BY id";
 const REMOVE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
 
 /// Why a step ended without having moved anything. What it was to move stays where it is.
@@ -118,8 +131,8 @@ impl Relay {
                     (retry, is_well) = (RETRY_MIN, true);
                     match moved {
                         0 => (POLL, true),
-                        1..BUSY_ROWS => (PAUSE, false),
-                        BUSY_ROWS..BATCH => (PAUSE_BUSY, false),
+                        1..BUSY => (PAUSE, false),
+                        BUSY..BATCH => (PAUSE_BUSY, false),
                         _ => continue,
                     }
                 }
@@ -143,10 +156,10 @@ impl Relay {
         }
     }
 
-    /// Moves up to [`BATCH`] rows and answers how many; 0 also when it is another relay's turn.
+    /// Moves about [`BATCH`] entries and answers how many; 0 also when it is another relay's turn.
     ///
     /// # Errors
-    /// Nothing was removed from the outbox; whether the rows were added may be unknown.
+    /// Nothing was removed from the outbox; whether the entries were added may be unknown.
     pub async fn step(&mut self) -> Result<usize, RelayError> {
         self.count().await?;
         // Most steps of a quiet time end here, with one short statement.
@@ -175,19 +188,20 @@ impl Relay {
         pipeline.atomic();
         for row in &rows {
             ids.push(row.try_get(0)?);
-            let [stream, field, payload]: [&str; 3] =
-                [row.try_get(1)?, row.try_get(2)?, row.try_get(3)?];
-            pipeline.cmd("XADD").arg(stream).arg("*").arg(field).arg(payload);
+            let (stream, field): (&str, &str) = (row.try_get(1)?, row.try_get(2)?);
+            let payloads: Vec<String> = row.try_get(3)?;
+            for payload in payloads {
+                pipeline.cmd("XADD").arg(stream).arg("*").arg(field).arg(payload);
+            }
         }
-        let added: Vec<String> = pipeline.query_async(&mut self.redis).await?;
-        debug_assert_eq!(added.len(), ids.len());
+        let added: Vec<redis::Value> = pipeline.query_async(&mut self.redis).await?;
         self.dependency.up();
         #[cfg(feature = "sabotage")]
         crate::sabotage::point("relay");
         sqlx::query(REMOVE).bind(&ids).execute(&mut *tx).await?;
         tx.commit().await?;
-        metrics::counter!("outbox_relayed_total").increment(ids.len() as u64);
-        Ok(ids.len())
+        metrics::counter!("outbox_relayed_total").increment(added.len() as u64);
+        Ok(added.len())
     }
 
     /// Tells now and then how many rows wait.

@@ -14,11 +14,11 @@ use platform::{
     extract::{Json, JsonMax, Path, Query},
     problem::Problem,
 };
-use serde::Deserialize;
-use utoipa::IntoParams;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, JSON, OPERATORS, Written, get, send};
+use super::{App, JSON, OPERATORS, Written, get, matches, send};
 use crate::{
     document::Kind,
     menu::{Menu, NewMenu},
@@ -28,15 +28,20 @@ use crate::{
 
 /// A whole menu: a thousand items of a kilobyte each.
 const MENU_MAX_BYTES: usize = 1 << 20;
+const COPIES_MAX: usize = 200;
 
 pub(super) const ACCESS: &[Row] = &[
     get("/restaurants/{restaurant_id}/menu"),
     get("/restaurants/{restaurant_id}/menu-with-status"),
     (Method::PUT, "/restaurants/{restaurant_id}/menu", OPERATORS),
+    get("/menus/unchanged"),
 ];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(menu, replace)).routes(routes!(menu_with_status))
+    OpenApiRouter::new()
+        .routes(routes!(menu, replace))
+        .routes(routes!(menu_with_status))
+        .routes(routes!(unchanged))
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -92,6 +97,64 @@ async fn menu_with_status(
     Path(restaurant): Path<RestaurantId>,
 ) -> Result<Response, Problem> {
     send(app.reader.document(restaurant, Kind::MenuWithStatus).await, &headers)
+}
+
+/// Copies of `…/menu-with-status` that somebody has.
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+struct Copies {
+    /// Up to 200 of them, each a restaurant and its ETag.
+    #[serde(default)]
+    #[param(example = "7:W/\"12-0123456789abcdef\",8:W/\"3-fedcba9876543210\"")]
+    copies: String,
+}
+
+impl Copies {
+    fn parse(&self) -> Option<Vec<(RestaurantId, &str)>> {
+        let copies = self.copies.split(',').filter(|copy| !copy.is_empty());
+        copies
+            .map(|copy| {
+                let (restaurant, etag) = copy.split_once(':')?;
+                Some((restaurant.parse().ok()?, etag))
+            })
+            .collect()
+    }
+}
+
+/// Those that are as they were.
+#[derive(Serialize, ToSchema)]
+struct Unchanged {
+    /// The restaurants whose copies are right at this moment; about the others ask one by one.
+    #[schema(value_type = Vec<i64>)]
+    unchanged: Vec<RestaurantId>,
+}
+
+/// Which copies are right still
+///
+/// One question about many copies of `…/menu-with-status`, for services that must not go by an old
+/// one. It is answered from memory, so it never waits: a restaurant that is not named may have
+/// changed, or is just not known here.
+#[utoipa::path(
+    get, path = "/menus/unchanged", tag = "menus", params(Copies),
+    responses(
+        (status = 200, description = "Those that are", body = Unchanged),
+        (status = 422, description = "More than 200, or not a restaurant and an ETag", body = Problem),
+    ),
+)]
+async fn unchanged(
+    State(app): State<App>,
+    Query(copies): Query<Copies>,
+) -> Result<Json<Unchanged>, Problem> {
+    let copies = copies.parse().filter(|copies| copies.len() <= COPIES_MAX).ok_or_else(|| {
+        Problem::unprocessable().field("copies", "must be up to 200 of restaurant:etag")
+    })?;
+    let is_unchanged = |(restaurant, etag): &(RestaurantId, &str)| {
+        let known = app.reader.remembered(*restaurant, Kind::MenuWithStatus);
+        known.is_some_and(|document| matches(etag.as_bytes(), document.etag.as_bytes()))
+    };
+    let unchanged = copies.into_iter().filter(is_unchanged).map(|(restaurant, _)| restaurant);
+    Ok(Json(Unchanged { unchanged: unchanged.collect() }))
 }
 
 /// Write a menu anew

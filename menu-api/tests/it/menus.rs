@@ -68,6 +68,31 @@ async fn a_body_comes_as_the_client_takes_it_and_not_again_when_it_has_it() {
 }
 
 #[tokio::test]
+async fn one_question_tells_which_of_many_copies_are_right() {
+    let world = World::start(2).await;
+    let ids = [world.restaurant("Bombay Bites").await, world.restaurant("Pasta Palace").await];
+    let mut copies = vec!["999999:\"nobody\"".to_owned()];
+    for id in ids {
+        let copy = world.get(&format!("/api/v1/restaurants/{id}/menu-with-status")).await;
+        copies.push(format!("{id}:{}", copy.header("etag")));
+    }
+    let ask = async |node: usize, copies: &[String]| {
+        let copies = copies.join(",").replace('"', "%22");
+        world.get_from(node, &format!("/api/v1/menus/unchanged?copies={copies}")).await
+    };
+    assert_eq!(ask(0, &copies).await.ok(), json!({"unchanged": ids}));
+    // A node that has not read them yet is not sure of any.
+    assert_eq!(ask(1, &copies).await.ok(), json!({"unchanged": []}));
+    let item = world.first_item(ids[0]).await;
+    let path = format!("/api/v1/restaurants/{}/menu/items/{item}/availability", ids[0]);
+    world.put_to(1, &path, &json!({"available": true, "in_stock": false})).await.ok();
+    assert_eq!(ask(0, &copies).await.ok(), json!({"unchanged": [ids[1]]}));
+    let many = vec![copies[1].clone(); 201];
+    assert_eq!(ask(0, &many).await.status, 422);
+    assert_eq!(ask(0, &["nonsense".to_owned()]).await.status, 422);
+}
+
+#[tokio::test]
 async fn every_version_of_a_menu_can_be_read_again() {
     let world = World::start(1).await;
     let id = world.restaurant("Bombay Bites").await;

@@ -85,7 +85,7 @@ pub async fn named(
     )
 }
 
-/// Takes up to `count` of those whose time has come, longest overdue first.
+/// Takes up to `count` of those whose time has come, oldest first.
 ///
 /// # Errors
 /// PostgreSQL failed.
@@ -94,7 +94,7 @@ pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job
         db,
         "SELECT payment_id FROM payments
          WHERE status = 'due' AND next_at <= now()
-         ORDER BY next_at LIMIT $1",
+         ORDER BY payment_id LIMIT $1",
         count,
         lease_for
     )

@@ -1,5 +1,6 @@
 //! Orders are taken at the menu's prices, paid, and shown to those whose they are.
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -101,6 +102,39 @@ async fn what_cannot_be_had_cannot_be_ordered() {
     assert_eq!(world.count("orders").await, 0);
     // A key whose requests had no effect can still be used.
     world.order("k1", &body).await.is(202);
+}
+
+#[tokio::test]
+async fn among_many_orders_an_operators_change_counts_at_once() {
+    let world = World::start().await;
+    let ours = world.restaurant().await;
+    let mut others = Vec::new();
+    for _ in 0..6 {
+        others.push(world.restaurant().await);
+    }
+    let naan = format!("/restaurants/{}/menu/items/{}/availability", ours.id, ours.items[2]);
+    let changes = async {
+        for n in 0..20 {
+            for in_stock in [false, true] {
+                let state = json!({"available": true, "in_stock": in_stock});
+                world.menu("PUT", &naan, &state).await.is(200);
+                let answer = world.order(&format!("{n} {in_stock}"), &basket(&ours)).await;
+                assert_eq!(answer.status, if in_stock { 202 } else { 409 }, "round {n}");
+            }
+        }
+    };
+    // Their questions and ours go together.
+    let crowd = join_all(others.iter().enumerate().map(async |(n, other)| {
+        let mut taken = 0;
+        loop {
+            world.order(&format!("crowd {n} {taken}"), &basket(other)).await.is(202);
+            taken += 1;
+        }
+    }));
+    tokio::select! {
+        () = changes => {}
+        _ = crowd => unreachable!("it goes on until the changes are done"),
+    }
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use platform::health::Health;
-use platform::outbox::{BATCH, Relay, RelayError};
+use platform::outbox::{BATCH, ROW_ENTRIES, Relay, RelayError};
 use platform::stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb};
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -23,7 +23,7 @@ const KEYS: i32 = 5;
 const TABLES: &str = "
     CREATE TABLE outbox (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        stream text NOT NULL, field text NOT NULL, payload text NOT NULL
+        stream text NOT NULL, field text NOT NULL, payloads text[] NOT NULL
     ) WITH (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 5000);
     CREATE TABLE things (key integer PRIMARY KEY, seq bigint NOT NULL DEFAULT 0);
     INSERT INTO things (key) SELECT generate_series(1, 5)";
@@ -72,7 +72,7 @@ impl World {
                 .bind(key)
                 .fetch_one(&mut *tx)
                 .await?;
-        sqlx::query("INSERT INTO outbox (stream, field, payload) VALUES ($1, 'event', $2)")
+        sqlx::query("INSERT INTO outbox (stream, field, payloads) VALUES ($1, 'event', ARRAY[$2])")
             .bind(STREAM)
             .bind(format!("{key} {seq}"))
             .execute(&mut *tx)
@@ -150,16 +150,21 @@ async fn a_step_moves_a_batch_and_an_empty_outbox_nothing() {
     let world = World::start().await;
     let mut relay = world.relay();
     assert_eq!(relay.step().await.unwrap(), 0);
-    let many = "INSERT INTO outbox (stream, field, payload)
-                SELECT $1, 'event', '1 ' || seq FROM generate_series(1, $2) AS seq";
-    sqlx::query(many).bind(STREAM).bind(BATCH as i64 + 7).execute(&world.db).await.unwrap();
+    // Of rows with 16 entries, the 32nd is the first that reaches 500.
+    let many = "INSERT INTO outbox (stream, field, payloads)
+                SELECT $1, 'event', array_agg('1 ' || seq ORDER BY seq)
+                FROM generate_series(1, $2) AS seq
+                GROUP BY (seq - 1) / $3 ORDER BY (seq - 1) / $3";
+    let (all, first) = (BATCH as i64 + 27, 32 * ROW_ENTRIES);
+    let insert = sqlx::query(many).bind(STREAM).bind(all).bind(ROW_ENTRIES);
+    insert.execute(&world.db).await.unwrap();
     sqlx::query("UPDATE things SET seq = $1 WHERE key = 1")
-        .bind(BATCH as i64 + 7)
+        .bind(all)
         .execute(&world.db)
         .await
         .unwrap();
-    assert_eq!(relay.step().await.unwrap(), BATCH);
-    assert_eq!(relay.step().await.unwrap(), 7);
+    assert_eq!(relay.step().await.unwrap() as i64, first);
+    assert_eq!(relay.step().await.unwrap() as i64, all - first);
     assert_eq!(relay.step().await.unwrap(), 0);
     assert_eq!(world.check().await, 0);
 }
@@ -272,8 +277,8 @@ async fn cost_per_row() {
     let mut relay = world.relay();
     for batch in [10, BATCH as i64] {
         let rows = 50 * batch;
-        let many = "INSERT INTO outbox (stream, field, payload)
-                    SELECT $1, 'event', repeat('x', 400) FROM generate_series(1, $2)";
+        let many = "INSERT INTO outbox (stream, field, payloads)
+                    SELECT $1, 'event', ARRAY[repeat('x', 400)] FROM generate_series(1, $2)";
         let mut took = Duration::ZERO;
         for _ in 0..50 {
             sqlx::query(many).bind(STREAM).bind(batch).execute(&world.db).await.unwrap();

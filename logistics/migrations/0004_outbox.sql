@@ -1,0 +1,23 @@
+-- A row may hold several entries of a stream, as `platform::outbox` describes.
+ALTER TABLE outbox RENAME COLUMN payload TO payloads;
+ALTER TABLE outbox ALTER COLUMN payloads TYPE text[] USING ARRAY[payloads];
+
+CREATE OR REPLACE FUNCTION tell_delivery() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF TG_OP = 'UPDATE' AND (NEW.status, NEW.driver_id) IS NOT DISTINCT FROM
+        (OLD.status, OLD.driver_id)
+    THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO outbox (stream, field, payloads) VALUES ('deliveries:events', 'event', ARRAY[
+        jsonb_strip_nulls(jsonb_build_object(
+            'v', 1,
+            'type', 'delivery.' || NEW.status,
+            'order_id', NEW.order_id,
+            'seq', NEW.version,
+            'at', to_char(NEW.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+            'driver_id', NEW.driver_id
+        ))::text]);
+    RETURN NULL;
+END
+$$;
