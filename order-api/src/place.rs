@@ -15,7 +15,10 @@ use contracts::{
     order::{OrderStatus, PaymentStatus},
     streams::{ORDER_EVENTS_STREAM, PAYMENT_FIELD, PAYMENTS_STREAM},
 };
-use platform::{outbox, postgres};
+use platform::{
+    outbox,
+    postgres::{self, Session},
+};
 use sqlx::{PgExecutor, PgPool};
 use tokio::sync::{Mutex, Notify, mpsc, oneshot};
 use tokio_util::task::TaskTracker;
@@ -33,7 +36,7 @@ const WRITE_MAX: Duration = Duration::from_secs(5);
 const WRITERS: usize = 2;
 /// So many in one statement mean that more come soon: the next one waits for them this long, as a
 /// statement costs nearly the same for one as for dozens.
-const BUSY: (usize, Duration) = (3, Duration::from_millis(3));
+const BUSY: (usize, Duration) = (3, Duration::from_millis(12));
 
 /// An order to take.
 #[derive(Debug, Clone)]
@@ -107,7 +110,7 @@ impl Placer {
         let waiting = Arc::new(Mutex::new(waiting));
         for _ in 0..WRITERS {
             let writer = Writer {
-                db: db.clone(),
+                session: Session::new(db.clone()),
                 sweep_after,
                 wake: Arc::clone(&wake),
                 waiting: Arc::clone(&waiting),
@@ -156,14 +159,14 @@ impl Placer {
 }
 
 struct Writer {
-    db: PgPool,
+    session: Session,
     sweep_after: Duration,
     wake: Arc<Notify>,
     waiting: Arc<Mutex<mpsc::Receiver<Waiting>>>,
 }
 
 impl Writer {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let mut is_busy = false;
         while self.gather(&mut batch, is_busy).await {
@@ -171,8 +174,7 @@ impl Writer {
             let placements: Vec<&Placement> =
                 batch.iter().map(|(placement, _)| placement).collect();
             metrics::histogram!("order_batch_size").record(placements.len() as f64);
-            let writing = write(&self.db, &placements, self.sweep_after);
-            let written = postgres::within(WRITE_MAX, writing).await;
+            let written = self.write(&placements).await;
             #[cfg(feature = "sabotage")]
             platform::sabotage::point("order-commit");
             match written {
@@ -218,9 +220,17 @@ impl Writer {
         true
     }
 
-    async fn one_by_one(&self, batch: &mut Vec<Waiting>) {
+    async fn write(&mut self, placements: &[&Placement]) -> Result<Vec<Uuid>, sqlx::Error> {
+        let mut connection = self.session.take().await?;
+        let writing = write(&mut *connection, placements, self.sweep_after);
+        let written = postgres::within(WRITE_MAX, writing).await?;
+        self.session.keep(connection);
+        Ok(written)
+    }
+
+    async fn one_by_one(&mut self, batch: &mut Vec<Waiting>) {
         for (placement, answer) in batch.drain(..) {
-            let written = write(&self.db, &[&placement], self.sweep_after).await;
+            let written = self.write(&[&placement]).await;
             self.wake.notify_one();
             let _ = answer.send(match written {
                 Ok(written) => Ok(!written.is_empty()),

@@ -36,11 +36,14 @@ use std::{
 };
 
 use redis::{Client, RedisError, aio::ConnectionManager};
-use sqlx::{PgPool, Row as _};
+use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::health::{Dependency, Heartbeat};
+use crate::{
+    health::{Dependency, Heartbeat},
+    postgres::Session,
+};
 
 /// About so many entries are added at once at most. Redis does nothing else meanwhile, for 1 ms.
 pub const BATCH: usize = 500;
@@ -51,9 +54,9 @@ const POLL: Duration = Duration::from_millis(25);
 /// After a step this pause lets rows gather: a step costs the same for one as for dozens.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The pause after a step of at least [`BUSY`], when CPU is dearer than milliseconds.
-const PAUSE_BUSY: Duration = Duration::from_millis(8);
-/// So many entries in one step are some 2,000 a second.
-const BUSY: usize = 8;
+const PAUSE_BUSY: Duration = Duration::from_millis(20);
+/// So many entries in one step are at least 500 a second.
+const BUSY: usize = 12;
 /// Pause after a failure, doubled up to the second value.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
@@ -66,9 +69,10 @@ const COUNT_MAX: i64 = 10_000;
 /// The advisory lock of the relay that works; locks are per database.
 const TURN: i64 = i64::from_be_bytes(*b"outbox\0\0");
 
-/// By the index, which remembers what it has found removed; the table itself does not.
-const IS_ANY: &str = "SELECT EXISTS (SELECT FROM outbox ORDER BY id LIMIT 1)";
-const COUNT: &str = "SELECT count(*) FROM (SELECT FROM outbox LIMIT $1) AS counted";
+/// By the index, which remembers what it has found removed; the table itself does not, and EXISTS
+/// would look through that.
+const FIRST: &str = "SELECT id FROM outbox ORDER BY id LIMIT 1";
+const COUNT: &str = "SELECT count(*) FROM (SELECT id FROM outbox ORDER BY id LIMIT $1) AS counted";
 /// A transaction that is lost with the server's last moments only leaves rows that are added
 /// again, so that its commit need not wait for the disk.
 const TAKE_TURN: &str = "SELECT pg_try_advisory_xact_lock($1),
@@ -96,7 +100,7 @@ pub enum RelayError {
 
 /// Moves rows of one database's outbox into streams.
 pub struct Relay {
-    db: PgPool,
+    session: Session,
     redis: ConnectionManager,
     wake: Arc<Notify>,
     dependency: Dependency,
@@ -114,7 +118,8 @@ impl Relay {
         heartbeat: Heartbeat,
     ) -> anyhow::Result<Self> {
         let redis = crate::redis::manager(redis)?;
-        Ok(Self { db, redis, wake, dependency, heartbeat, counted_at: None })
+        let session = Session::new(db);
+        Ok(Self { session, redis, wake, dependency, heartbeat, counted_at: None })
     }
 
     /// Moves rows until `stop`, then ends after the step that is under way.
@@ -161,13 +166,20 @@ impl Relay {
     /// # Errors
     /// Nothing was removed from the outbox; whether the entries were added may be unknown.
     pub async fn step(&mut self) -> Result<usize, RelayError> {
-        self.count().await?;
+        let mut connection = self.session.take().await?;
+        let moved = self.step_on(&mut connection).await?;
+        self.session.keep(connection);
+        Ok(moved)
+    }
+
+    async fn step_on(&mut self, connection: &mut PgConnection) -> Result<usize, RelayError> {
+        self.count(connection).await?;
         // Most steps of a quiet time end here, with one short statement.
-        let is_any: bool = sqlx::query_scalar(IS_ANY).fetch_one(&self.db).await?;
-        if !is_any {
+        let first: Option<i64> = sqlx::query_scalar(FIRST).fetch_optional(&mut *connection).await?;
+        if first.is_none() {
             return Ok(0);
         }
-        let mut tx = self.db.begin().await?;
+        let mut tx = connection.begin().await?;
         let is_ours: bool = sqlx::query(TAKE_TURN)
             .bind(TURN)
             .bind(FROZEN_MAX_MS.to_string())
@@ -205,12 +217,12 @@ impl Relay {
     }
 
     /// Tells now and then how many rows wait.
-    async fn count(&mut self) -> Result<(), sqlx::Error> {
+    async fn count(&mut self, connection: &mut PgConnection) -> Result<(), sqlx::Error> {
         if self.counted_at.is_some_and(|at| at.elapsed() < COUNT_EVERY) {
             return Ok(());
         }
         self.counted_at = Some(Instant::now());
-        let waiting: i64 = sqlx::query_scalar(COUNT).bind(COUNT_MAX).fetch_one(&self.db).await?;
+        let waiting: i64 = sqlx::query_scalar(COUNT).bind(COUNT_MAX).fetch_one(connection).await?;
         metrics::gauge!("outbox_backlog").set(waiting as f64);
         Ok(())
     }

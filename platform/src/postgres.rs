@@ -1,12 +1,16 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
-use std::{str::FromStr as _, time::Duration};
+use std::{
+    str::FromStr as _,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
-    ConnectOptions as _, PgPool,
+    ConnectOptions as _, Connection as _, PgPool, Postgres,
     migrate::MigrateError,
+    pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -15,6 +19,9 @@ use crate::{health::Dependency, problem::Problem};
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A connection that was of use so lately is still good, or else the statement fails that uses it.
+const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reads a `postgres://` URL without connecting; the error does not repeat it.
 pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
@@ -36,7 +43,51 @@ fn lazy(options: PgConnectOptions, connections_max: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        // Asking each time would be a round trip for every statement.
+        .test_before_acquire(false)
+        .before_acquire(|connection, state| {
+            Box::pin(async move {
+                if state.idle_for > TRUSTED_FOR {
+                    connection.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
+}
+
+/// A connection that one task keeps for itself: giving it back to the pool and taking it again
+/// would be a round trip for every statement.
+pub struct Session {
+    db: PgPool,
+    kept: Option<(PoolConnection<Postgres>, Instant)>,
+}
+
+impl Session {
+    /// None yet; the first [`take`](Self::take) gets it from the pool.
+    pub const fn new(db: PgPool) -> Self {
+        Self { db, kept: None }
+    }
+
+    /// The connection that was kept, or a new one.
+    ///
+    /// # Errors
+    /// PostgreSQL is away, or the pool is empty.
+    pub async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
+        if let Some((mut kept, since)) = self.kept.take() {
+            if since.elapsed() < TRUSTED_FOR || within(ACQUIRE_TIMEOUT, kept.ping()).await.is_ok() {
+                return Ok(kept);
+            }
+            kept.close_on_drop();
+        }
+        self.db.acquire().await
+    }
+
+    /// Keeps the connection for the next time. One whose work has failed, or was given up, is not
+    /// kept: drop it instead.
+    pub fn keep(&mut self, connection: PoolConnection<Postgres>) {
+        self.kept = Some((connection, Instant::now()));
+    }
 }
 
 /// As [`pool`], for a service whose transactions hold rows that others wait for. A process that is

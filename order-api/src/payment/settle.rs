@@ -212,8 +212,9 @@ async fn write_payments(
                    failure = CASE WHEN e.status IN ('failed', 'dead') THEN e.detail END,
                    settled_at = CASE WHEN e.status <> 'due' THEN $9::timestamptz END
                FROM ended e
-               WHERE p.payment_id = e.payment_id AND p.status = 'due'
-                     AND (p.lease = e.lease OR NOT $10)
+               -- Not "= 'due'": the planner would look through the index of all that is due.
+               WHERE p.payment_id = e.payment_id AND (p.lease = e.lease OR NOT $10)
+                     AND p.status NOT IN ('succeeded', 'failed', 'cancelled', 'dead')
                RETURNING p.payment_id, e.lease
            ), noted AS (
                UPDATE payment_attempts a

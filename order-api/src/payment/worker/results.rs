@@ -19,6 +19,8 @@ use crate::payment::settle::{Ended, settle, settle_each};
 /// How long the first result waits for others: nobody waits for it, and a transaction costs nearly
 /// the same for one as for dozens.
 const LINGER: Duration = Duration::from_millis(8);
+/// After so many in one transaction more come soon, and the first one waits this long.
+const BUSY: (usize, Duration) = (8, Duration::from_millis(24));
 /// A transaction takes milliseconds; one that takes this long is lost.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,7 @@ impl Results {
     /// Ends when nobody calls any more and all results are written.
     pub(super) async fn run(mut self, mut results: mpsc::Receiver<Done>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut linger = LINGER;
         loop {
             self.heartbeat.beat();
             batch.clear();
@@ -45,12 +48,13 @@ impl Results {
                 Err(_) => self.acknowledge(&[]).await,
                 Ok(0) => return,
                 Ok(_) => {
-                    tokio::time::sleep(LINGER).await;
+                    tokio::time::sleep(linger).await;
                     while batch.len() < BATCH_MAX
                         && let Ok(next) = results.try_recv()
                     {
                         batch.push(next);
                     }
+                    linger = if batch.len() >= BUSY.0 { BUSY.1 } else { LINGER };
                     self.write(&mut batch).await;
                 }
             }

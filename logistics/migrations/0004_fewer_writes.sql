@@ -1,3 +1,5 @@
+-- What a delivery costs to write.
+
 -- A row may hold several entries of a stream, as `platform::outbox` describes.
 ALTER TABLE outbox RENAME COLUMN payload TO payloads;
 ALTER TABLE outbox ALTER COLUMN payloads TYPE text[] USING ARRAY[payloads];
@@ -21,3 +23,15 @@ BEGIN
     RETURN NULL;
 END
 $$;
+
+-- Once for a statement, whatever the number of its rows.
+DROP TRIGGER delivery_events_notify ON delivery_events;
+CREATE OR REPLACE FUNCTION notify_delivery_event() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('delivery_events', order_id || ' ' || seq) FROM new_events;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER delivery_events_notify AFTER INSERT ON delivery_events
+    REFERENCING NEW TABLE AS new_events
+    FOR EACH STATEMENT EXECUTE FUNCTION notify_delivery_event();
