@@ -153,14 +153,17 @@ fn the_next_start_ends_what_a_killed_devstack_left_running() {
     let temp = temp_dir();
     let data = temp.path().join("data");
     let keep = ["--data", data.to_str().expect("UTF-8")];
-    let mut running = Running::start(temp.path(), &keep, WAITING);
     // Frozen, it cannot follow the kernel's request to end; without that request (macOS) it would
-    // stay anyway.
-    let postmaster = running.stores[3];
-    kill_process(Pid::from_raw(postmaster).expect("a pid"), Signal::STOP).expect("it runs");
-    until_frozen(postmaster);
-    running.kill();
-    assert!(runs(postmaster), "a frozen postmaster outlives devstack");
+    // stay anyway. A kernel may thaw a group whose last parent is gone: then once more.
+    let left_running = || {
+        let mut running = Running::start(temp.path(), &keep, WAITING);
+        let postmaster = running.stores[3];
+        kill_process(Pid::from_raw(postmaster).expect("a pid"), Signal::STOP).expect("it runs");
+        until_frozen(postmaster);
+        running.kill();
+        runs(postmaster).then_some(running)
+    };
+    let running = (0..10).find_map(|_| left_running()).expect("one that outlives devstack");
 
     let next = output(exec(temp.path(), &keep, &["true"]));
     assert_eq!(next.status.code(), Some(0), "{}", String::from_utf8_lossy(&next.stderr));
