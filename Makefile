@@ -71,9 +71,19 @@ fmt: ## Format the code
 sqlx: ## Write .sqlx again after a change of queries or migrations
 	scripts/sqlx.sh
 
+# By file, as a selection of all benches would also build and start every crate's library as one.
+BENCHES ?= $(basename $(notdir $(wildcard benches/benches/*.rs)))
+# Short, for all of them in ten minutes; `cargo bench -p benches --bench wire` takes its time.
+BENCH_TIMES := --noplot --warm-up-time 0.5 --measurement-time 1 --sample-size 30
+
 .PHONY: bench
-bench: setup ## Measure the hot functions
-	$(CARGO) bench $(ALL) --benches $(ARGS)
+bench: ## Measure the hot functions in 10 minutes, or e.g. BENCHES='wire token'
+	@scripts/setup.sh || echo "bench: going on, without the stores that are missing" >&2
+	$(CARGO) bench $(ALL) --no-fail-fast $(BENCHES:%=--bench %) -- $(BENCH_TIMES) $(ARGS)
+
+.PHONY: bench-counts
+bench-counts: ## Count instructions against benches/counts.txt (ARGS=--bless writes it)
+	$(CARGO) bench $(ALL) --bench counts -- $(ARGS)
 
 .PHONY: chaos
 chaos: build ## Break things and check what was promised, over an hour, or e.g. ARGS='orders --quick'

@@ -1,13 +1,22 @@
 //! Shared inputs of the benchmarks: a city of drivers, the same at every run.
 
 pub mod menus;
+pub mod orders;
+pub mod rtree;
+pub mod stores;
+pub mod tokens;
 
 use contracts::{
+    frame::HEADER_LEN,
     ids::{DriverId, EventId},
-    position::{Position, to_e7},
+    position::{POSITION_LEN, Position, to_e7},
 };
 use logistics::index::Point;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
+
+/// As in the services.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The middle of the city, latitude and longitude in degrees.
 const CENTRE: (f64, f64) = (12.9716, 77.5946);
@@ -81,3 +90,20 @@ fn place(rng: &mut impl Rng) -> (f64, f64) {
     let mut offset = || rng.random_range(-HALF_SIDE..HALF_SIDE);
     (CENTRE.0 + offset(), CENTRE.1 + offset())
 }
+
+/// A frame of the `live` channels with these positions, of no epoch.
+pub fn frame(positions: &[Position]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(HEADER_LEN + positions.len() * POSITION_LEN);
+    bytes.push(contracts::frame::VERSION);
+    bytes.resize(HEADER_LEN, 0);
+    for position in positions {
+        bytes.extend_from_slice(&position.encode());
+    }
+    bytes
+}
+
+/// What a device sends: the five fields of the Swift Eats clients.
+pub const FIX_PLAIN: &str =
+    r#"{"latitude":12.9715987,"longitude":77.5945627,"speed":28.4,"heading":271.5,"accuracy":6.5}"#;
+/// Every field.
+pub const FIX_FULL: &str = r#"{"latitude":12.9715987,"longitude":77.5945627,"speed":28.4,"heading":271.5,"accuracy":6.5,"order_id":"0198c7a2-7d4e-7c3a-9f52-3b1f6f0a9d11","recorded_at":"2026-11-20T10:00:00.123456Z","event_id":"7f3a09c2d41b5e68","seq":17}"#;

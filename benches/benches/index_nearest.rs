@@ -1,29 +1,35 @@
-//! The ten nearest drivers, from the index and from Redis' GEOSEARCH on the same points.
+//! The ten nearest drivers, from the index, from an R-tree and from Redis' GEOSEARCH on the same
+//! points.
 //!
 //! The drivers are spread evenly over one city of 40 km by 39 km, the queries too; `far` asks from
 //! anywhere on the Earth. GEOSEARCH needs a radius: in `geosearch` it is the smallest that finds
 //! ten drivers for every query, which a service could not know. `within_1km_50` and
 //! `geosearch_1km_50` ask the same question. Each is a call as a service would make it, over a unix
 //! socket; `geosearch_pipelined` has 100 queries on the way at a time, which leaves little but the
-//! server's own work.
+//! server's own work. `rstar_nearest`, `rstar_far` and `rstar_within_1km_50` ask a tree that was
+//! built at once, which is the best it can be; the answers are compared first.
 
-use std::{hint::black_box, time::Duration};
+use std::hint::black_box;
 
 use anyhow::Context as _;
-use benches::Fleet;
+use benches::{
+    Fleet,
+    rtree::Tree,
+    stores::{Redis, or_skip},
+};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use logistics::index::{DriverIndex, Point};
-use platform::stores::{RedisRole, RedisServer, temp_dir};
-use redis::Cmd;
+use platform::stores::RedisRole;
+use redis::{Cmd, Connection};
+use tokio::runtime::Runtime;
 
 const K: usize = 10;
 const QUERIES: usize = 4_000;
 const PIPELINE: usize = 100;
 
 fn index_nearest(c: &mut Criterion) {
-    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let runtime = Runtime::new().expect("a runtime");
     let mut group = c.benchmark_group("index_nearest");
-    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(3));
     for size in [1_000, 10_000, 100_000, 1_000_000] {
         let mut fleet = Fleet::new(size);
         let mut index = DriverIndex::new();
@@ -46,17 +52,32 @@ fn index_nearest(c: &mut Criterion) {
             b.iter(|| index.nearest(next(&mut query), K, 0, |_| true));
         });
 
-        let server = match runtime.block_on(Geo::start(&fleet)) {
-            Ok(server) => server,
-            Err(error) => {
-                eprintln!("SKIPPED geosearch/{size}: {error:#}");
-                continue;
-            }
+        let tree = Tree::new(fleet.positions());
+        for at in &queries[..100] {
+            let ours = index.nearest(*at, K, 0, |_| true).into_iter();
+            let ours: Vec<_> = ours.map(|found| found.position).collect();
+            let others = tree.nearest(*at, K).into_iter();
+            assert_eq!(ours, others.map(|(position, _)| position).collect::<Vec<_>>());
+        }
+        for (name, at) in [("rstar_nearest", &queries), ("rstar_far", &far)] {
+            let mut query = at.iter().cycle();
+            group.bench_function(BenchmarkId::new(name, size), |b| {
+                b.iter(|| tree.nearest(next(&mut query), K));
+            });
+        }
+        let mut query = queries.iter().cycle();
+        group.bench_function(BenchmarkId::new("rstar_within_1km_50", size), |b| {
+            b.iter(|| tree.within(next(&mut query), 1_000.0, 50));
+        });
+        drop(tree);
+
+        let name = format!("geosearch/{size}");
+        let Some((_redis, mut connection)) = or_skip(&name, geo_set(&runtime, &fleet)) else {
+            continue;
         };
         let tenth_m = |at: &Point| index.nearest(*at, K, 0, |_| true)[K - 1].distance_m;
         // Redis' Earth is 0.03 % larger, and its geohash moves a point by up to 0.6 m.
         let radius_m = queries.iter().map(tenth_m).fold(0.0, f64::max) * 1.001 + 2.0;
-        let mut connection = server.connection().expect("the server has just answered");
         for at in &queries {
             let found: Vec<i64> = geosearch(*at, radius_m, K).query(&mut connection).expect("ids");
             assert_eq!(found.len(), K);
@@ -87,7 +108,6 @@ fn index_nearest(c: &mut Criterion) {
                 pipeline.query(&mut connection).expect("ids and distances")
             });
         });
-        runtime.block_on(server.redis.stop());
     }
 }
 
@@ -110,32 +130,19 @@ fn geosearch(at: Point, radius_m: f64, count: usize) -> Cmd {
 }
 
 /// A Redis of this benchmark's own, with every driver in one geo set.
-struct Geo {
-    redis: RedisServer,
-    _dir: tempfile::TempDir,
-}
-
-impl Geo {
-    async fn start(fleet: &Fleet) -> anyhow::Result<Self> {
-        let dir = temp_dir()?;
-        let redis = RedisServer::start(RedisRole::Live, dir.path()).await?;
-        let server = Self { redis, _dir: dir };
-        let mut connection = server.connection()?;
-        for drivers in fleet.positions().chunks(1_000) {
-            let mut command = redis::cmd("GEOADD");
-            command.arg("drivers");
-            for position in drivers {
-                command.arg(position.longitude()).arg(position.latitude());
-                command.arg(position.driver_id.get());
-            }
-            command.exec(&mut connection).context("GEOADD")?;
+fn geo_set(runtime: &Runtime, fleet: &Fleet) -> anyhow::Result<(Redis, Connection)> {
+    let redis = Redis::start(runtime, RedisRole::Live)?;
+    let mut connection = redis::Client::open(redis.url())?.get_connection()?;
+    for drivers in fleet.positions().chunks(1_000) {
+        let mut command = redis::cmd("GEOADD");
+        command.arg("drivers");
+        for position in drivers {
+            command.arg(position.longitude()).arg(position.latitude());
+            command.arg(position.driver_id.get());
         }
-        Ok(server)
+        command.exec(&mut connection).context("GEOADD")?;
     }
-
-    fn connection(&self) -> anyhow::Result<redis::Connection> {
-        Ok(redis::Client::open(self.redis.url())?.get_connection()?)
-    }
+    Ok((redis, connection))
 }
 
 criterion_group!(benches, index_nearest);

@@ -1,10 +1,11 @@
-//! One fix into the driver index.
+//! One fix into the driver index, against an R-tree.
 //!
 //! `walk`: drivers in random order, each 34 m on average from its last fix, the city's street
 //! speed at a fix per 5 s; making up the fix is included and costs some nanoseconds.
 //! `stale`: a fix that is not newer than the one known.
+//! `rstar_walk`: the same walk in `rstar`, where a driver that moves is taken out and put in again.
 
-use benches::Fleet;
+use benches::{Fleet, rtree::Tree};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use logistics::index::DriverIndex;
 
@@ -23,6 +24,11 @@ fn index_update(c: &mut Criterion) {
         let mut again = fleet.positions().iter().cycle();
         group.bench_function(BenchmarkId::new("stale", size), |b| {
             b.iter(|| index.update(*again.next().expect("it goes round")));
+        });
+        drop(index);
+        let mut tree = Tree::new(fleet.positions());
+        group.bench_function(BenchmarkId::new("rstar_walk", size), |b| {
+            b.iter(|| tree.update(&fleet.next_fix()));
         });
     }
 }

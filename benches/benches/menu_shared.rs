@@ -3,23 +3,25 @@
 
 use std::{sync::Arc, time::Duration};
 
-use benches::menus::{document, key, menu_json};
+use benches::{
+    menus::{document, key, menu_json},
+    stores::{Redis, or_skip},
+};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use menu_api::{
     coherence::Names,
     shared::{Answer, Shared},
     stats::Stats,
 };
-use platform::stores::{RedisRole, RedisServer, temp_dir};
+use platform::stores::RedisRole;
 
 const TTL: Duration = Duration::from_secs(3_600);
 
 fn menu_shared(c: &mut Criterion) {
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let dir = temp_dir().expect("a folder");
-    let redis = runtime
-        .block_on(RedisServer::start(RedisRole::Cache, dir.path()))
-        .expect("redis-server is installed");
+    let Some(redis) = or_skip("menu_shared", Redis::start(&runtime, RedisRole::Cache)) else {
+        return;
+    };
     let client = redis::Client::open(redis.url()).expect("a URL");
     let document = document(1, menu_json());
     let shared = runtime.block_on(async {
@@ -93,7 +95,6 @@ fn menu_shared(c: &mut Criterion) {
             });
         });
     });
-    runtime.block_on(redis.stop());
 }
 
 criterion_group!(benches, menu_shared);

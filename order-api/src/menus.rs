@@ -269,7 +269,10 @@ impl Menus {
 }
 
 /// Reads `…/menu-with-status`.
-fn read(body: &[u8]) -> serde_json::Result<Offer> {
+///
+/// # Errors
+/// Fields that a price needs are missing or of another type.
+pub fn read(body: &[u8]) -> serde_json::Result<Offer> {
     #[derive(Deserialize)]
     struct Document {
         restaurant_id: RestaurantId,

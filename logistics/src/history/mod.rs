@@ -74,7 +74,7 @@ pub enum WriteError {
 
 /// How rows travel to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transport {
+pub enum Transport {
     /// Binary COPY.
     Copy,
     /// Arrays of columns. sqlx 0.9.0 does not set TCP_NODELAY, and a COPY over TCP then stalls
@@ -93,14 +93,19 @@ pub struct History {
 }
 
 impl History {
-    /// Makes the tables that are missing.
+    /// Makes the tables that are missing, and takes the faster way to the server.
     pub async fn open(db: PgPool) -> Result<Self, sqlx::Error> {
-        let storage = storage::prepare(&db).await?;
         let transport = match db.connect_options().get_socket() {
             Some(_) => Transport::Copy,
             None if db.connect_options().get_host().starts_with('/') => Transport::Copy,
             None => Transport::Unnest,
         };
+        Self::open_with(db, transport).await
+    }
+
+    /// [`Self::open`] with a way of one's own choice, to compare them.
+    pub async fn open_with(db: PgPool, transport: Transport) -> Result<Self, sqlx::Error> {
+        let storage = storage::prepare(&db).await?;
         Ok(Self { db, storage, transport, seen: Mutex::default() })
     }
 

@@ -35,7 +35,8 @@ pub struct Latest {
 }
 
 impl Latest {
-    pub(crate) fn of(position: &Position) -> Self {
+    /// The position as it is sent.
+    pub fn of(position: &Position) -> Self {
         Self { key: position.order_key(), json: location_update_json(&Location::of(position)) }
     }
 }

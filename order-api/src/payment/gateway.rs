@@ -70,7 +70,8 @@ impl Gateway {
         Ok((status, body))
     }
 
-    fn order(&self, job: &Job) -> reqwest::RequestBuilder {
+    /// The call for a payment, before it is made.
+    pub fn order(&self, job: &Job) -> reqwest::RequestBuilder {
         let path = path(job.kind);
         if let Some(id) = &job.gateway_id {
             // It is known there by name: asking cannot move anything.
@@ -227,7 +228,7 @@ fn movement(kind: Kind, line: Value) -> Option<Movement> {
 }
 
 /// What an answer says of the payment.
-fn read(job: &Job, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Outcome {
+pub fn read(job: &Job, status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Outcome {
     if status == StatusCode::OK {
         let Ok(object) = serde_json::from_slice::<Object>(body) else {
             return Outcome::unknown("an answer that cannot be read");
