@@ -47,8 +47,8 @@ use crate::{
 
 /// About so many entries are added at once at most. Redis does nothing else meanwhile, for 1 ms.
 pub const BATCH: usize = 500;
-/// Entries in one row, at best: with some 400 bytes each they fill a page.
-pub const ROW_ENTRIES: i64 = 16;
+/// Entries in one row, at best: with up to 600 bytes each they fit a page.
+pub const ROW_ENTRIES: i64 = 12;
 /// Rows of other processes, which cannot wake this relay, are looked for this often.
 const POLL: Duration = Duration::from_millis(25);
 /// After a step this pause lets rows gather: a step costs the same for one as for dozens.
@@ -62,6 +62,9 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// How long a relay that does not move keeps the others from working.
 const FROZEN_MAX_MS: i32 = 10_000;
+/// A step takes milliseconds; one that takes this long is lost: a host that has vanished sends no
+/// error.
+const STEP_MAX: Duration = Duration::from_secs(5);
 /// The backlog is counted this often,
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 /// and no further, so that counting stays cheap when it grows.
@@ -96,6 +99,8 @@ pub enum RelayError {
     Database(#[from] sqlx::Error),
     #[error("the queue does not take entries: {0}")]
     Redis(#[from] RedisError),
+    #[error("a store does not answer")]
+    TimedOut,
 }
 
 /// Moves rows of one database's outbox into streams.
@@ -167,7 +172,8 @@ impl Relay {
     /// Nothing was removed from the outbox; whether the entries were added may be unknown.
     pub async fn step(&mut self) -> Result<usize, RelayError> {
         let mut connection = self.session.take().await?;
-        let moved = self.step_on(&mut connection).await?;
+        let step = tokio::time::timeout(STEP_MAX, self.step_on(&mut connection));
+        let moved = step.await.map_err(|_| RelayError::TimedOut)??;
         self.session.keep(connection);
         Ok(moved)
     }

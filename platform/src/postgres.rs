@@ -1,6 +1,7 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
 use std::{
+    ops::{Deref, DerefMut},
     str::FromStr as _,
     time::{Duration, Instant},
 };
@@ -8,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
-    ConnectOptions as _, Connection as _, PgPool, Postgres,
+    ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
     migrate::MigrateError,
     pool::PoolConnection,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -20,7 +21,7 @@ use crate::{health::Dependency, problem::Problem};
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A connection that was of use so lately is still good, or else the statement fails that uses it.
+/// A connection that was of use so lately is taken to be good, or the statement that uses it fails.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reads a `postgres://` URL without connecting; the error does not repeat it.
@@ -43,21 +44,11 @@ fn lazy(options: PgConnectOptions, connections_max: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        // Asking each time would be a round trip for every statement.
-        .test_before_acquire(false)
-        .before_acquire(|connection, state| {
-            Box::pin(async move {
-                if state.idle_for > TRUSTED_FOR {
-                    connection.ping().await?;
-                }
-                Ok(true)
-            })
-        })
         .connect_lazy_with(options)
 }
 
-/// A connection that one task keeps for itself: giving it back to the pool and taking it again
-/// would be a round trip for every statement.
+/// A connection that one task keeps for itself. The pool asks a connection whether it is alive
+/// whenever it is taken and given back, which is two round trips for every statement.
 pub struct Session {
     db: PgPool,
     kept: Option<(PoolConnection<Postgres>, Instant)>,
@@ -69,24 +60,49 @@ impl Session {
         Self { db, kept: None }
     }
 
-    /// The connection that was kept, or a new one.
+    /// The connection that was kept, or a new one. Its work must have a time limit: a server that
+    /// vanished within the last second is not noticed here.
     ///
     /// # Errors
     /// PostgreSQL is away, or the pool is empty.
-    pub async fn take(&mut self) -> Result<PoolConnection<Postgres>, sqlx::Error> {
-        if let Some((mut kept, since)) = self.kept.take() {
+    pub async fn take(&mut self) -> Result<Taken, sqlx::Error> {
+        if let Some((kept, since)) = self.kept.take() {
+            let mut kept = Taken(Some(kept));
             if since.elapsed() < TRUSTED_FOR || within(ACQUIRE_TIMEOUT, kept.ping()).await.is_ok() {
                 return Ok(kept);
             }
-            kept.close_on_drop();
         }
-        self.db.acquire().await
+        Ok(Taken(Some(self.db.acquire().await?)))
     }
 
-    /// Keeps the connection for the next time. One whose work has failed, or was given up, is not
-    /// kept: drop it instead.
-    pub fn keep(&mut self, connection: PoolConnection<Postgres>) {
-        self.kept = Some((connection, Instant::now()));
+    /// Keeps the connection for the next time, after work that has succeeded.
+    pub fn keep(&mut self, mut connection: Taken) {
+        self.kept = connection.0.take().map(|connection| (connection, Instant::now()));
+    }
+}
+
+/// A connection of a [`Session`]. When it is dropped, because its work has failed or was given up,
+/// it is closed: nobody knows what is still under way on it.
+pub struct Taken(Option<PoolConnection<Postgres>>);
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        if let Some(connection) = &mut self.0 {
+            connection.close_on_drop();
+        }
+    }
+}
+
+impl Deref for Taken {
+    type Target = PgConnection;
+    fn deref(&self) -> &PgConnection {
+        self.0.as_ref().expect("until it is kept")
+    }
+}
+
+impl DerefMut for Taken {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        self.0.as_mut().expect("until it is kept")
     }
 }
 

@@ -4,10 +4,10 @@ use axum::{
     body::Body,
     extract::State,
     http::{HeaderMap, Method},
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use contracts::ids::RestaurantId;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use platform::{
     access::Row,
     auth::Auth,
@@ -145,7 +145,7 @@ struct Unchanged {
 async fn unchanged(
     State(app): State<App>,
     Query(copies): Query<Copies>,
-) -> Result<Json<Unchanged>, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let copies = copies.parse().filter(|copies| copies.len() <= COPIES_MAX).ok_or_else(|| {
         Problem::unprocessable().field("copies", "must be up to 200 of restaurant:etag")
     })?;
@@ -154,7 +154,7 @@ async fn unchanged(
         known.is_some_and(|document| matches(etag.as_bytes(), document.etag.as_bytes()))
     };
     let unchanged = copies.into_iter().filter(is_unchanged).map(|(restaurant, _)| restaurant);
-    Ok(Json(Unchanged { unchanged: unchanged.collect() }))
+    Ok(([(CACHE_CONTROL, "no-store")], Json(Unchanged { unchanged: unchanged.collect() })))
 }
 
 /// Write a menu anew

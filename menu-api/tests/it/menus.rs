@@ -81,6 +81,7 @@ async fn one_question_tells_which_of_many_copies_are_right() {
         world.get_from(node, &format!("/api/v1/menus/unchanged?copies={copies}")).await
     };
     assert_eq!(ask(0, &copies).await.ok(), json!({"unchanged": ids}));
+    assert_eq!(ask(0, &copies).await.header("cache-control"), "no-store");
     // A node that has not read them yet is not sure of any.
     assert_eq!(ask(1, &copies).await.ok(), json!({"unchanged": []}));
     let item = world.first_item(ids[0]).await;

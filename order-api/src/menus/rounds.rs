@@ -3,7 +3,8 @@
 //! One round is under way at a time. What is asked for meanwhile goes with the next one, which
 //! begins after it was asked for; so a round's answer is never older than the question. menu-api
 //! answers a round from memory, at once, and says of which copies it is sure; about the others it
-//! is asked one by one.
+//! is asked one by one. So it is when a round fails, unless that took its whole time: then nothing
+//! else would come in time either.
 
 use std::{
     sync::Arc,
@@ -11,6 +12,7 @@ use std::{
 };
 
 use contracts::ids::RestaurantId;
+use platform::breaker::State;
 use reqwest::StatusCode;
 use rustc_hash::FxHashSet;
 use serde::Deserialize;
@@ -56,6 +58,10 @@ impl Menus {
         let question = Question { restaurant, kept, etag: etag.to_owned(), answer: sender };
         let begins = {
             let mut rounds = self.0.rounds.lock();
+            // Behind a probe nobody waits.
+            if rounds.is_running && self.0.breaker.state(Instant::now()) != State::Closed {
+                return Err(Unanswered);
+            }
             rounds.waiting.push(question);
             !std::mem::replace(&mut rounds.is_running, true)
         };
@@ -79,7 +85,7 @@ impl Menus {
             };
             let is_busy = round.len() >= BUSY.0;
             let asked_at = Instant::now();
-            let unchanged = self.calling(self.unchanged(&round)).await;
+            let unchanged = self.answer(&round).await;
             for Question { restaurant, kept, answer, .. } in round {
                 let told = unchanged.as_ref().map(|unchanged| unchanged.contains(&restaurant));
                 if told == Some(true) {
@@ -94,7 +100,33 @@ impl Menus {
         }
     }
 
-    /// Those of the round that menu-api knows to be right.
+    /// Those of the round that are right; `None` when menu-api is as good as away.
+    async fn answer(&self, round: &[Question]) -> Option<FxHashSet<RestaurantId>> {
+        let breaker = &self.0.breaker;
+        let permit = breaker.try_acquire(Instant::now()).ok()?;
+        let error = match self.unchanged(round).await {
+            Ok(unchanged) => {
+                permit.success(Instant::now());
+                return Some(unchanged);
+            }
+            Err(error) => error,
+        };
+        metrics::counter!("menu_reads_failed_total").increment(1);
+        tracing::debug!(%error, "copies of menus could not be confirmed");
+        permit.failure(Instant::now());
+        if !error.downcast_ref().is_some_and(reqwest::Error::is_timeout) {
+            return Some(FxHashSet::default());
+        }
+        // As many as would have failed one by one.
+        for _ in 1..round.len() {
+            if let Ok(permit) = breaker.try_acquire(Instant::now()) {
+                permit.failure(Instant::now());
+            }
+        }
+        None
+    }
+
+    /// Asks once.
     async fn unchanged(&self, round: &[Question]) -> anyhow::Result<FxHashSet<RestaurantId>> {
         let copies: Vec<String> = round
             .iter()

@@ -85,19 +85,43 @@ pub async fn named(
     )
 }
 
-/// Takes up to `count` of those whose time has come, oldest first.
+/// Where a look at what is due begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum First {
+    /// With what was made first.
+    Oldest,
+    /// With what was made last.
+    Newest,
+}
+
+/// Takes up to `count` of those whose time has come.
 ///
 /// # Errors
 /// PostgreSQL failed.
-pub async fn due(db: &PgPool, count: i64, lease_for: Duration) -> Result<Vec<Job>, sqlx::Error> {
-    take!(
-        db,
-        "SELECT payment_id FROM payments
-         WHERE status = 'due' AND next_at <= now()
-         ORDER BY payment_id LIMIT $1",
-        count,
-        lease_for
-    )
+pub async fn due(
+    db: &PgPool,
+    first: First,
+    count: i64,
+    lease_for: Duration,
+) -> Result<Vec<Job>, sqlx::Error> {
+    match first {
+        First::Oldest => take!(
+            db,
+            "SELECT payment_id FROM payments
+             WHERE status = 'due' AND next_at <= now()
+             ORDER BY payment_id LIMIT $1",
+            count,
+            lease_for
+        ),
+        First::Newest => take!(
+            db,
+            "SELECT payment_id FROM payments
+             WHERE status = 'due' AND next_at <= now()
+             ORDER BY payment_id DESC LIMIT $1",
+            count,
+            lease_for
+        ),
+    }
 }
 
 fn job(row: Row) -> Result<Job, sqlx::Error> {

@@ -150,12 +150,12 @@ async fn a_step_moves_a_batch_and_an_empty_outbox_nothing() {
     let world = World::start().await;
     let mut relay = world.relay();
     assert_eq!(relay.step().await.unwrap(), 0);
-    // Of rows with 16 entries, the 32nd is the first that reaches 500.
+    // Of rows with 12 entries, the 42nd is the first that reaches 500.
     let many = "INSERT INTO outbox (stream, field, payloads)
                 SELECT $1, 'event', array_agg('1 ' || seq ORDER BY seq)
                 FROM generate_series(1, $2) AS seq
                 GROUP BY (seq - 1) / $3 ORDER BY (seq - 1) / $3";
-    let (all, first) = (BATCH as i64 + 27, 32 * ROW_ENTRIES);
+    let (all, first) = (BATCH as i64 + 27, 42 * ROW_ENTRIES);
     let insert = sqlx::query(many).bind(STREAM).bind(all).bind(ROW_ENTRIES);
     insert.execute(&world.db).await.unwrap();
     sqlx::query("UPDATE things SET seq = $1 WHERE key = 1")

@@ -48,7 +48,9 @@ impl Results {
                 Err(_) => self.acknowledge(&[]).await,
                 Ok(0) => return,
                 Ok(_) => {
-                    tokio::time::sleep(linger).await;
+                    if batch.len() < BATCH_MAX {
+                        tokio::time::sleep(linger).await;
+                    }
                     while batch.len() < BATCH_MAX
                         && let Ok(next) = results.try_recv()
                     {

@@ -6,7 +6,10 @@ use platform::{breaker::State, health::Heartbeat};
 use sqlx::PgPool;
 
 use super::{BATCH_MAX, calls::Calls};
-use crate::payment::{Provider, claim};
+use crate::payment::{
+    Provider,
+    claim::{self, First},
+};
 
 /// Due payments are looked for this often.
 const DUE_EVERY: Duration = Duration::from_millis(200);
@@ -16,6 +19,7 @@ pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
     let mut tick = tokio::time::interval(DUE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_failing = false;
+    let mut first = First::Oldest;
     loop {
         heartbeat.beat();
         tokio::select! {
@@ -41,7 +45,10 @@ pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
             leave = calls.leave(BATCH_MAX) => leave,
             () = tokio::time::sleep(Duration::from_secs(1)) => continue,
         };
-        match claim::due(&calls.db, leave.len() as i64, calls.lease).await {
+        // From both ends in turn: many old ones that come due again and again, as those that the
+        // gateway is processing for days, keep nobody from the other end.
+        first = if first == First::Oldest { First::Newest } else { First::Oldest };
+        match claim::due(&calls.db, first, leave.len() as i64, calls.lease).await {
             Ok(jobs) => {
                 metrics::counter!("payments_swept_total").increment(jobs.len() as u64);
                 if jobs.len() == BATCH_MAX {
