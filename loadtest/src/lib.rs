@@ -18,6 +18,7 @@ mod pool;
 pub mod probe;
 pub mod progress;
 pub mod report;
+pub mod run;
 pub mod scenario;
 pub mod send;
 pub mod sockets;
