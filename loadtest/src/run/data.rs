@@ -125,7 +125,7 @@ mod tests {
 
     #[test]
     fn both_forms_are_read() {
-        let rows = load("a.csv", "id,name\n1,Ann\n2, \"B, b\"\n", Pick::Sequential).unwrap();
+        let rows = load("a.csv", "id,name\n1, Ann \n2,\"B, b\"\n", Pick::Sequential).unwrap();
         assert_eq!(rows.table.columns, ["id", "name"]);
         assert_eq!(rows.rows[1].to_vec(), [json!("2"), json!("B, b")]);
         let text = "{\"id\":1,\"tags\":[1]}\n\n{\"tags\":null,\"id\":2}\n";

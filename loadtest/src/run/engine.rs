@@ -162,12 +162,15 @@ async fn load(
         if aborted.is_some() {
             lanes.iter().for_each(|lane| lane.end(now_us));
         }
-        lanes.iter().for_each(|lane| lane.tick(now_us));
+        for (lane, most) in lanes.iter().zip(&mut most) {
+            lane.tick(now_us);
+            *most = lane.vus().max(*most);
+        }
         let is_over = lanes.iter().all(Lane::is_over);
         if now_us >= next_us || is_over {
             next_us += SECOND_US;
             let after = Duration::from_micros(now_us - begin_us);
-            turn(run, lanes, &mut most, after, snapshot);
+            turn(run, lanes, &most, after, snapshot);
             if aborted.is_none() && !is_over {
                 aborted = run.script.thresholds.iter().find_map(|one| breach(run, one, after));
             }
@@ -182,15 +185,17 @@ async fn load(
 fn turn(
     run: &Run,
     lanes: &[Lane],
-    most: &mut [u32],
+    most: &[u32],
     after: Duration,
     snapshot: &Mutex<Snapshot>,
 ) {
     let mut metrics = run.metrics.borrow_mut();
     for (scenario, (lane, most)) in (0..).zip(lanes.iter().zip(most)) {
         let labels = Labels { scenario, ..Labels::default() };
-        *most = lane.vus().max(*most);
-        metrics.set(Metric::Vus, labels, u64::from(lane.vus()));
+        // At the very end there are none, which says nothing.
+        if !lane.is_over() {
+            metrics.set(Metric::Vus, labels, u64::from(lane.vus()));
+        }
         metrics.set(Metric::VusMax, labels, u64::from(*most));
     }
     let mut seconds = run.seconds.borrow_mut();

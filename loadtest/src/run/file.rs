@@ -185,13 +185,16 @@ impl Script {
 
     /// For people.
     pub(super) fn describe(&self) -> String {
+        let many = |count: usize, noun: &str| {
+            format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+        };
         let mut text = format!(
-            "{}: {} scenarios, {}, up to {} VUs, {} thresholds\n",
+            "{}: {}, {}, up to {} VUs, {}\n",
             self.name,
-            self.scenarios.len(),
+            many(self.scenarios.len(), "scenario"),
             executor::humane(self.duration()),
             self.max_vus(),
-            self.thresholds.len()
+            many(self.thresholds.len(), "threshold")
         );
         for scenario in &self.scenarios {
             let start = match scenario.start {

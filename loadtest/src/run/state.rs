@@ -171,8 +171,8 @@ impl Run {
             subject: &subject,
             random,
         };
-        let meant = |(_, value): &&(String, Template)| who.is_some() || !value.needs_identity();
-        for (name, value) in targets.headers.iter().filter(meant) {
+        let is_known = |(_, value): &&(String, Template)| value.is_known(who.is_some(), &captured);
+        for (name, value) in targets.headers.iter().filter(is_known) {
             headers.push((name.clone(), value.fill(&mut scope)));
         }
         headers

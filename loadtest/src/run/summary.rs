@@ -9,6 +9,7 @@ use super::{
     calibrate::Calibration,
     engine::Outcome,
     expression::Aggregate,
+    file::{self, Threshold},
     metrics::{Kind, Metric, Metrics, Value},
     seconds::Second,
 };
@@ -235,7 +236,10 @@ impl Summary {
         let whole = |metric: Metric| metrics.sum(metric, |_| true);
         let mut figures: BTreeMap<String, Figures> = Metric::ALL
             .iter()
-            .filter(|metric| metrics.is_measured(**metric))
+            .filter(|metric| {
+                let is_asked_for = |one: &Threshold| one.selector.metric == **metric;
+                metrics.is_measured(**metric) || script.thresholds.iter().any(is_asked_for)
+            })
             .map(|metric| {
                 (metric.name().to_owned(), Figures::of(*metric, &whole(*metric), run_s))
             })
@@ -313,7 +317,7 @@ fn count(value: &Value) -> u64 {
 }
 
 fn scenarios(outcome: &Outcome) -> Vec<Scenario> {
-    let one = |(index, scenario): (u16, &super::file::Scenario)| {
+    let one = |(index, scenario): (u16, &file::Scenario)| {
         let of = |metric| count(&outcome.metrics.sum(metric, |labels| labels.scenario == index));
         Scenario {
             name: scenario.name.clone(),

@@ -90,13 +90,15 @@ impl Template {
         Ok(Self(parts))
     }
 
-    /// Whether it means nothing when nobody in particular sends.
-    pub(super) fn needs_identity(&self) -> bool {
+    /// Whether all of it has a value: nobody has a token before a sender is known, nor what setup
+    /// captures before it was captured.
+    pub(super) fn is_known(&self, is_somebody: bool, captured: &BTreeMap<String, Value>) -> bool {
         use Variable as V;
-        let of_sender = |part: &Part| {
-            matches!(part, Part::Variable(V::Token | V::Role | V::Subject))
-        };
-        self.0.iter().any(of_sender)
+        self.0.iter().all(|part| match part {
+            Part::Variable(V::Token | V::Role | V::Subject) => is_somebody,
+            Part::Variable(V::Captured(name)) => captured.contains_key(name),
+            _ => true,
+        })
     }
 
     /// Fills it in.

@@ -34,8 +34,8 @@ use crate::{
 
 /// An order without an answer is sent so often, under one key.
 const ATTEMPTS: u32 = 5;
-/// A socket that breaks is opened so often again.
-const WATCHES: u32 = 3;
+/// A socket is opened so often, until its delivery is there and again when it breaks.
+const WATCHES: u32 = 10;
 
 /// How far an order is followed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -341,6 +341,7 @@ impl Customer {
         let target = shared.socket.as_ref()?;
         let deadline = Instant::now() + shared.settings.patience.0;
         let path = format!("/api/v1/orders/{order}/tracking-token");
+        let mut has_opened = false;
         for _ in 0..WATCHES {
             let call = Call::new(shared.tracking, &path).by(who).with(b"{}");
             let answer = self.agent.send(&call, |_, _| {}).await;
@@ -354,6 +355,8 @@ impl Customer {
                 sleep(shared.settings.poll.0).await;
                 continue;
             };
+            self.agent.check(shared.of_watch.opens, true);
+            has_opened = true;
             let is_end = |status: &str| matches!(status, "delivered" | "cancelled");
             let mut is_over = is_end(&watch.status);
             while !is_over {
@@ -368,6 +371,9 @@ impl Customer {
             if is_over {
                 return Some(());
             }
+        }
+        if !has_opened {
+            self.agent.check(shared.of_watch.opens, false);
         }
         Some(())
     }

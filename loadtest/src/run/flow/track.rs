@@ -105,6 +105,7 @@ impl User for Watcher {
             let Some(target) = run.script.targets.service(Service::Logistics) else { return };
             let target = &run.script.targets.bases[target];
             let watch = Watch::open(&mut self.agent, target, self.order, &token, self.names).await;
+            self.agent.check(self.names.opens, watch.is_some());
             let Some(mut watch) = watch else {
                 self.agent.pause(REOPEN_AFTER).await;
                 return;
@@ -130,7 +131,7 @@ impl User for Watcher {
 /// The names of the checks of a watch.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Names {
-    opens: Name,
+    pub(super) opens: Name,
     stays: Name,
     forward: Name,
     in_turn: Name,
@@ -162,12 +163,14 @@ pub(super) struct Watch {
     since_us: i64,
     newest_us: i64,
     seq: Option<i64>,
+    /// The next position is where the driver already was when this delivery became its own.
+    is_old_news: bool,
     /// What the snapshot said.
     pub(super) status: String,
 }
 
 impl Watch {
-    /// Opens the socket; `None` when that fails, which is counted.
+    /// Opens the socket; `None` when that fails.
     pub(super) async fn open(
         agent: &mut Agent,
         target: &Target,
@@ -177,7 +180,6 @@ impl Watch {
     ) -> Option<Self> {
         let wanted_us = agent.wanted_us();
         let opened = subscribe(target, order, token, false).await;
-        agent.check(names.opens, opened.is_ok());
         let (socket, connected) = opened.ok()?;
         agent.count(Metric::WsSessions, 1);
         agent.count(Metric::WsMsgsSent, 1);
@@ -191,6 +193,7 @@ impl Watch {
             since_us: wall_us(),
             newest_us: 0,
             seq: update.seq,
+            is_old_news: false,
             status: update.status.unwrap_or_default().to_owned(),
         })
     }
@@ -214,7 +217,9 @@ impl Watch {
                     agent.check(self.names.forward, at_us >= self.newest_us);
                     self.newest_us = self.newest_us.max(at_us);
                     // What was sent before it looked was pushed to nobody.
-                    if at_us >= self.since_us {
+                    let is_new = at_us >= self.since_us && !self.is_old_news;
+                    self.is_old_news = false;
+                    if is_new {
                         agent.time(Metric::PushLatency, (now_us - at_us).max(0) as u64);
                     }
                     return Some(Told::Position);
@@ -223,7 +228,9 @@ impl Watch {
                     let expected = self.seq.map(|seq| seq + 1);
                     agent.check(self.names.in_turn, expected.is_none() || update.seq == expected);
                     self.seq = update.seq;
-                    return Some(Told::Status(update.status.unwrap_or_default().to_owned()));
+                    let status = update.status.unwrap_or_default();
+                    self.is_old_news |= status == "assigned";
+                    return Some(Told::Status(status.to_owned()));
                 }
                 _ => {}
             }
