@@ -7,6 +7,7 @@ use clap::Parser;
 use loadtest::{
     run::{self, command},
     scenario::{BadUsage, gps, menu, orders, replay},
+    tokens,
 };
 
 #[global_allocator]
@@ -32,6 +33,8 @@ enum Scenario {
     Orders(Box<orders::Args>),
     /// Any load, as a file describes it
     Run(Box<command::Args>),
+    /// Write tokens for generators that cannot sign, such as k6
+    Tokens(Box<tokens::Args>),
     /// Answer everything at once: what `run` measures itself against
     #[command(hide = true)]
     NoOpServer,
@@ -47,6 +50,7 @@ async fn main() -> ExitCode {
         Scenario::Menu(args) => menu::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Orders(args) => orders::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Run(args) => command::start(args, stop).await.map(|s| (s.to_text(), s.passed())),
+        Scenario::Tokens(args) => tokens::start(args).map(|text| (text, true)),
         Scenario::NoOpServer => run::serve_nothing().await.map(|()| (String::new(), true)),
     };
     let (text, code) = match result {

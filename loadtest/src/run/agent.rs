@@ -1,6 +1,9 @@
 //! A virtual user's hands: its connections, its random numbers, and the measuring of what it does.
 
-use std::{rc::Rc, time::{Duration, Instant}};
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
 
 use platform::auth::Role;
 use rand::rngs::SmallRng;
@@ -113,12 +116,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(
-        run: &Rc<Run>,
-        scenario: u16,
-        vu: u32,
-        ending: CancellationToken,
-    ) -> Self {
+    pub(super) fn new(run: &Rc<Run>, scenario: u16, vu: u32, ending: CancellationToken) -> Self {
         Self {
             run: Rc::clone(run),
             scenario,
@@ -180,11 +178,7 @@ impl Agent {
     }
 
     /// Makes a request over this user's connection to the target, and measures it.
-    pub(super) async fn send(
-        &mut self,
-        call: &Call<'_>,
-        note: impl FnMut(&str, &[u8]),
-    ) -> Answer {
+    pub(super) async fn send(&mut self, call: &Call<'_>, note: impl FnMut(&str, &[u8])) -> Answer {
         let wanted_us = self.wanted_us();
         let at = call.endpoint.target;
         let target = self.run.script.targets.bases[at].clone();
@@ -218,7 +212,8 @@ impl Agent {
             self.lines.resize_with(at + 1, || None);
         }
         let kept = self.lines[at].take();
-        let mut line = match kept.filter(|line| !line.is_closed && line.used.elapsed() <= IDLE_MAX) {
+        let mut line = match kept.filter(|line| !line.is_closed && line.used.elapsed() <= IDLE_MAX)
+        {
             Some(line) => line,
             None => {
                 let opening = Instant::now();

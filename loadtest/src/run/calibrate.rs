@@ -75,8 +75,7 @@ pub(super) async fn measure(stop: &CancellationToken) -> anyhow::Result<Calibrat
     let script = script.map_err(|error| anyhow::anyhow!("{error}"))?;
     let (before, started) = (cpu::own(), Instant::now());
     let (begun, _nobody_waits) = tokio::sync::oneshot::channel();
-    let outcome =
-        engine::run(script, None, std::sync::Arc::default(), begun, stop.clone()).await?;
+    let outcome = engine::run(script, None, std::sync::Arc::default(), begun, stop.clone()).await?;
     let (used, took) = (cpu::own(), started.elapsed());
     child.kill().await.context("the server to compare with does not end")?;
     let sent = outcome.metrics.sum(Metric::HttpReqDuration, |_| true);

@@ -98,9 +98,11 @@ pub(super) fn lines(series: &[Series], axis: Axis, thin: Thin) -> anyhow::Result
         draw().map_err(failed)?;
     }
     // In a page the name of the format is known, and its size is the page's business.
-    let svg = svg
-        .replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1)
-        .replacen(&format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1), "", 1);
+    let svg = svg.replacen(" xmlns=\"http://www.w3.org/2000/svg\"", "", 1).replacen(
+        &format!("width=\"{}\" height=\"{}\" ", SIZE.0, SIZE.1),
+        "",
+        1,
+    );
     Ok(svg.replace(INK_HEX, "currentColor"))
 }
 
@@ -182,9 +184,10 @@ mod tests {
 
     #[test]
     fn labels_are_short() {
-        assert_eq!([0.0, 0.25, 1.0, 2.5, 250.0, 12_000.0, 2.5e6].map(short), [
-            "0", "0.25", "1", "2.5", "250", "12k", "2.5M"
-        ]);
+        assert_eq!(
+            [0.0, 0.25, 1.0, 2.5, 250.0, 12_000.0, 2.5e6].map(short),
+            ["0", "0.25", "1", "2.5", "250", "12k", "2.5M"]
+        );
         assert_eq!([0.0, 1.0, 2.0, 3.0, 1.5].map(nines), ["0 %", "90 %", "99 %", "99.9 %", ""]);
         assert_eq!((ceiling(0.0), ceiling(97.0), ceiling(100.0)), (1.0, 120.0, 120.0));
     }

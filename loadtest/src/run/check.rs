@@ -79,7 +79,9 @@ impl RawCheck {
         };
         let must = Must {
             equals: match &self.equals {
-                Some(value) => Some(serde_json::to_value(value).map_err(|error| error.to_string())?),
+                Some(value) => {
+                    Some(serde_json::to_value(value).map_err(|error| error.to_string())?)
+                }
                 None => None,
             },
             contains: self.contains.clone(),
@@ -96,7 +98,9 @@ impl RawCheck {
                 return Err(format!("{pointer:?} is not a JSON pointer such as /orders/0/id"));
             }
             Subject::Header(_) | Subject::Json(_) if is_bare => {
-                return Err("a check of header or json needs equals, contains, exists, min or max".into());
+                return Err(
+                    "a check of header or json needs equals, contains, exists, min or max".into()
+                );
             }
             Subject::Status(statuses) => {
                 let all: Vec<_> = statuses.iter().map(u16::to_string).collect();

@@ -184,7 +184,8 @@ async fn read_cpu(processes: Option<Processes>, over: CancellationToken) -> Vec<
         let length_s = (now - then).as_secs_f64().max(1e-6);
         let cores = |us: u64| us as f64 * 1e-6 / length_s;
         let own_used = own.zip(own_before).map(|(after, before)| after.saturating_sub(before));
-        let used = after.zip(before).and_then(|(after, before): (Usage, Usage)| after.since(before));
+        let used =
+            after.zip(before).and_then(|(after, before): (Usage, Usage)| after.since(before));
         seconds.push(CpuAt {
             at_s: (now - started).as_secs_f64(),
             system: used.map(|used| Cpu {

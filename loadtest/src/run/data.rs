@@ -152,7 +152,8 @@ mod tests {
         let mut random = SmallRng::seed_from_u64(1);
         let mut picks = |pick| {
             let rows = load("a.csv", text, pick).unwrap();
-            let id = |n: u64| rows.row(n as u32 / 4, n, &mut random)[0].as_str().unwrap().to_owned();
+            let id =
+                |n: u64| rows.row(n as u32 / 4, n, &mut random)[0].as_str().unwrap().to_owned();
             (0..8).map(id).collect::<String>()
         };
         assert_eq!(picks(Pick::Sequential), "01201201");

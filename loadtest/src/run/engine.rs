@@ -18,8 +18,8 @@ use super::{
     lane::Lane,
     metrics::{Labels, Metric, Metrics},
     requests::{Memory, Ready, Step, perform},
-    state::Run,
     seconds::Second,
+    state::Run,
 };
 use crate::pace::Ticker;
 
@@ -97,10 +97,8 @@ async fn whole(
     let _nobody_waits = begun.send(());
     let started_at = SystemTime::now();
     let begin_us = run.clock.now_us();
-    let lanes: Vec<_> = (0..)
-        .zip(lanes)
-        .map(|(index, flow)| Lane::new(run, index, flow, begin_us))
-        .collect();
+    let lanes: Vec<_> =
+        (0..).zip(lanes).map(|(index, flow)| Lane::new(run, index, flow, begin_us)).collect();
     let aborted = load(run, &lanes, begin_us, snapshot, stop).await?;
     let duration = Duration::from_micros(run.clock.now_us() - begin_us);
     let teardown_failed = outside(run, &run.script.teardown).await.err();
@@ -166,6 +164,9 @@ async fn load(
             lane.tick(now_us);
             *most = lane.vus().max(*most);
         }
+        if lanes.iter().all(|lane| lane.is_over() || lane.is_background()) {
+            lanes.iter().for_each(|lane| lane.end(now_us));
+        }
         let is_over = lanes.iter().all(Lane::is_over);
         if now_us >= next_us || is_over {
             next_us += SECOND_US;
@@ -182,13 +183,7 @@ async fn load(
 }
 
 /// A second is over.
-fn turn(
-    run: &Run,
-    lanes: &[Lane],
-    most: &[u32],
-    after: Duration,
-    snapshot: &Mutex<Snapshot>,
-) {
+fn turn(run: &Run, lanes: &[Lane], most: &[u32], after: Duration, snapshot: &Mutex<Snapshot>) {
     let mut metrics = run.metrics.borrow_mut();
     for (scenario, (lane, most)) in (0..).zip(lanes.iter().zip(most)) {
         let labels = Labels { scenario, ..Labels::default() };

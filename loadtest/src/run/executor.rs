@@ -70,7 +70,10 @@ impl Load {
         match self {
             Self::Users { vus, .. } => format!("up to {:.0} VUs over {over}", vus.peak().round()),
             Self::Arrivals { rate, max_vus, .. } => {
-                format!("up to {} iterations/s over {over}, up to {max_vus} VUs", round(rate.peak()))
+                format!(
+                    "up to {} iterations/s over {over}, up to {max_vus} VUs",
+                    round(rate.peak())
+                )
             }
         }
     }

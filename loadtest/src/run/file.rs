@@ -69,7 +69,8 @@ impl Problem {
 
     /// `file:line: message`
     fn show(&self, file: &str, text: &str) -> String {
-        let line = text.as_bytes()[..self.at.min(text.len())].iter().filter(|b| **b == b'\n').count();
+        let line =
+            text.as_bytes()[..self.at.min(text.len())].iter().filter(|b| **b == b'\n').count();
         format!("{file}:{}: {}", line + 1, self.message)
     }
 }
@@ -97,6 +98,8 @@ pub(super) struct Scenario {
     pub(super) load: Load,
     pub(super) start: Duration,
     pub(super) graceful_stop: Duration,
+    /// It ends when those that are not in the background are over.
+    pub(super) background: bool,
     pub(super) tags: BTreeMap<String, String>,
 }
 
@@ -143,6 +146,8 @@ struct RawScenario {
     start_time: Span,
     graceful_stop: Option<Span>,
     #[serde(default)]
+    background: bool,
+    #[serde(default)]
     tags: BTreeMap<String, String>,
 }
 
@@ -153,8 +158,8 @@ impl Script {
     /// What is wrong, as `file:line: reason`.
     pub(super) fn load(path: &Path) -> Result<Self, String> {
         let shown = path.display().to_string();
-        let text =
-            std::fs::read_to_string(path).map_err(|error| format!("cannot read {shown}: {error}"))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| format!("cannot read {shown}: {error}"))?;
         Self::parse(&shown, &text, path.parent().unwrap_or(Path::new("")))
     }
 
@@ -166,10 +171,10 @@ impl Script {
         read(name, text, folder).map_err(|problem| problem.show(name, text))
     }
 
-    /// From the first start to the end of the last scenario, without grace.
+    /// From the first start to the end of the last scenario, without grace and background.
     pub(super) fn duration(&self) -> Duration {
-        let ends = self.scenarios.iter().map(|one| one.start + one.load.duration());
-        ends.max().unwrap_or_default()
+        let others = self.scenarios.iter().filter(|scenario| !scenario.background);
+        others.map(|one| one.start + one.load.duration()).max().unwrap_or_default()
     }
 
     /// Most virtual users at a time.
@@ -201,8 +206,9 @@ impl Script {
                 Duration::ZERO => String::new(),
                 start => format!(", from {}", executor::humane(start)),
             };
+            let background = if scenario.background { ", in the background" } else { "" };
             text += &format!(
-                "  * {}: {}, {}{start}\n",
+                "  * {}: {}, {}{start}{background}\n",
                 scenario.name,
                 scenario.flow.kind().name(),
                 scenario.load.describe()
@@ -282,8 +288,12 @@ fn read(name: &str, text: &str, folder: &Path) -> Result<Script, Problem> {
             message: format!("scenarios.{}: {}", name.get_ref(), problem.message),
             ..problem
         };
-        let read = scenario(name.get_ref(), here, table, &tables, &after_setup, &mut script.targets);
+        let read =
+            scenario(name.get_ref(), here, table, &tables, &after_setup, &mut script.targets);
         script.scenarios.push(read.map_err(named)?);
+    }
+    if script.scenarios.iter().all(|scenario| scenario.background) {
+        return Err(Problem::at(&at, "all scenarios are in the background"));
     }
     for scenario in &script.scenarios {
         for service in scenario.flow.needs() {
@@ -342,6 +352,7 @@ fn scenario<'i>(
         load,
         start: raw.start_time.0,
         graceful_stop: raw.graceful_stop.map_or(GRACE, |span| span.0),
+        background: raw.background,
         tags: raw.tags,
     })
 }

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, ops::Range, rc::Rc};
 use futures_util::future::{LocalBoxFuture, try_join_all};
 use platform::auth::Role;
 use serde::{Deserialize, de::DeserializeOwned};
+use tokio_util::sync::CancellationToken;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
 };
-use tokio_util::sync::CancellationToken;
 
 use super::{
     agent::{Agent, Call, Endpoint, Identity},
@@ -106,12 +106,11 @@ impl Settings {
         context: &Context<'_>,
         targets: &mut Targets,
     ) -> Result<Self, Problem> {
-        let settings = settings
-            .unwrap_or_else(|| Spanned::new(here.clone(), DeValue::Table(DeTable::new())));
+        let settings =
+            settings.unwrap_or_else(|| Spanned::new(here.clone(), DeValue::Table(DeTable::new())));
         let at = settings.span();
-        let checked = |result: Result<(), String>| {
-            result.map_err(|message| Problem::at(&at, message))
-        };
+        let checked =
+            |result: Result<(), String>| result.map_err(|message| Problem::at(&at, message));
         Ok(match kind {
             Kind::Gps => {
                 let settings: gps::Settings = take(settings)?;

@@ -86,6 +86,11 @@ impl Lane {
         self.0.state.get() == State::Over
     }
 
+    /// Whether it only goes on for the others.
+    pub(super) fn is_background(&self) -> bool {
+        self.0.run.script.scenarios[usize::from(self.0.index)].background
+    }
+
     /// Virtual users.
     pub(super) fn vus(&self) -> u32 {
         self.0.alive.get()
@@ -164,9 +169,8 @@ impl Shared {
         let agent = Agent::new(&self.run, self.index, number, ending.clone());
         let user = self.flow.user(agent);
         let is_open = self.run.script.scenarios[usize::from(self.index)].load.is_open();
-        let work = async move {
-            if is_open { alive.serve(user).await } else { alive.repeat(user).await }
-        };
+        let work =
+            async move { if is_open { alive.serve(user).await } else { alive.repeat(user).await } };
         let abort = tokio::task::spawn_local(work).abort_handle();
         self.users.borrow_mut().push(Handle { ending, abort, told_us: None });
     }

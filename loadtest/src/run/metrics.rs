@@ -286,7 +286,8 @@ impl Metrics {
     /// All samples of a metric that `is_meant`, together.
     pub fn sum(&self, metric: Metric, is_meant: impl Fn(&Labels) -> bool) -> Value {
         let mut sum = Value::of(metric.kind());
-        let meant = self.values.iter().filter(|((of, labels), _)| *of == metric && is_meant(labels));
+        let meant =
+            self.values.iter().filter(|((of, labels), _)| *of == metric && is_meant(labels));
         meant.for_each(|(_, value)| sum.merge(value));
         sum
     }
@@ -320,9 +321,8 @@ impl Metrics {
             "method" => self.text(labels.method) == value,
             "status" => value.parse() == Ok(labels.status),
             "expected_response" => value.parse() == Ok(labels.expected),
-            _ => scenario.is_some_and(|scenario| {
-                scenario.tags.get(tag).is_some_and(|has| has == value)
-            }),
+            _ => scenario
+                .is_some_and(|scenario| scenario.tags.get(tag).is_some_and(|has| has == value)),
         }
     }
 }

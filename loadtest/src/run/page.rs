@@ -53,7 +53,8 @@ impl Summary {
 
     fn cards(&self, page: &mut Page) {
         let figure = |metric, name| self.figure(metric, name);
-        let per_s = |rate: f64| if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
+        let per_s =
+            |rate: f64| if rate < 10.0 { format!("{rate:.2}") } else { format!("{rate:.0}") };
         let percent = |rate: f64| format!("{:.2} %", rate * 100.0);
         let cards = [
             ("requests a second", figure("http_reqs", "rate").map(per_s)),
@@ -69,7 +70,8 @@ impl Summary {
             ("received", figure("data_received", "count").map(bytes)),
         ];
         page.put(format_args!("<section class=\"cards\">"));
-        for (name, value) in cards.iter().filter_map(|(name, value)| Some((name, value.as_ref()?))) {
+        for (name, value) in cards.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
+        {
             page.put(format_args!("<div><b>{value}</b><span>{name}</span></div>"));
         }
         page.put(format_args!("</section>"));
@@ -123,9 +125,8 @@ impl Summary {
             all("p95", |slot| f64::from(slot.p95_ms)),
             all("median", |slot| f64::from(slot.med_ms)),
         ];
-        let curve = self.curve.iter().map(|(percent, us)| {
-            (-(1.0 - percent / 100.0).log10(), us / 1_000.0)
-        });
+        let curve =
+            self.curve.iter().map(|(percent, us)| (-(1.0 - percent / 100.0).log10(), us / 1_000.0));
         let curve = [Series { name: "all requests".into(), points: curve.collect() }];
         let users = [
             all("virtual users", |slot| f64::from(slot.vus)),
@@ -261,7 +262,13 @@ impl Page {
         let _infallible = self.0.write_fmt(text);
     }
 
-    fn chart(&mut self, title: &str, series: &[Series], axis: Axis, thin: Thin) -> anyhow::Result<()> {
+    fn chart(
+        &mut self,
+        title: &str,
+        series: &[Series],
+        axis: Axis,
+        thin: Thin,
+    ) -> anyhow::Result<()> {
         self.put(format_args!("<figure><figcaption><b>{title}</b>"));
         for (n, one) in series.iter().enumerate() {
             let colour = colour(n);

@@ -98,8 +98,7 @@ impl Step {
         targets: &mut Targets,
     ) -> Result<Self, Problem> {
         let step = raw.get_ref();
-        step.compile(tables, captured, targets)
-            .map_err(|message| Problem::at(&raw.span(), message))
+        step.compile(tables, captured, targets).map_err(|message| Problem::at(&raw.span(), message))
     }
 
     /// Adds the names of what it captures.
@@ -122,8 +121,8 @@ impl RawStep {
     ) -> Result<Step, String> {
         let upper = self.method.to_ascii_uppercase();
         let method = METHODS.into_iter().find(|method| *method == upper);
-        let method =
-            method.ok_or_else(|| format!("{:?} is not one of {}", self.method, METHODS.join(", ")))?;
+        let method = method
+            .ok_or_else(|| format!("{:?} is not one of {}", self.method, METHODS.join(", ")))?;
         let (target, path) = targets.split(&self.url)?;
         let known = Known { tables, captured, identity: self.r#as.is_some() };
         let template = |text: &str| Template::parse(text, known);

@@ -91,7 +91,9 @@ impl Run {
     /// Random numbers that follow from the seed, for one virtual user of a scenario.
     pub(super) fn random(&self, scenario: u16, vu: u32) -> SmallRng {
         let one = u64::from(scenario) << 32 | u64::from(vu);
-        SmallRng::seed_from_u64(self.script.seed.rotate_left(17) ^ one.wrapping_mul(0x9e37_79b9_7f4a_7c15))
+        SmallRng::seed_from_u64(
+            self.script.seed.rotate_left(17) ^ one.wrapping_mul(0x9e37_79b9_7f4a_7c15),
+        )
     }
 
     pub(super) fn name(&self, text: &str) -> Name {

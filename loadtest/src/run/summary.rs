@@ -240,9 +240,7 @@ impl Summary {
                 let is_asked_for = |one: &Threshold| one.selector.metric == **metric;
                 metrics.is_measured(**metric) || script.thresholds.iter().any(is_asked_for)
             })
-            .map(|metric| {
-                (metric.name().to_owned(), Figures::of(*metric, &whole(*metric), run_s))
-            })
+            .map(|metric| (metric.name().to_owned(), Figures::of(*metric, &whole(*metric), run_s)))
             .collect();
         let mut thresholds = Vec::new();
         for one in &script.thresholds {

@@ -78,7 +78,8 @@ impl Targets {
     /// One is not an address.
     pub(super) fn take(&mut self, raw: &Raw) -> Result<(), String> {
         self.auth = raw.auth;
-        for (service, url) in Service::ALL.into_iter().zip([&raw.order, &raw.menu, &raw.logistics]) {
+        for (service, url) in Service::ALL.into_iter().zip([&raw.order, &raw.menu, &raw.logistics])
+        {
             // Services with several nodes are a list there; this load goes to the first.
             let from_env = || std::env::var(service.variable()).ok();
             let Some(url) = url.clone().or_else(from_env) else { continue };
@@ -135,8 +136,9 @@ impl Targets {
                 return Ok((self.service(service).ok_or_else(missing)?, slashed(path)?));
             }
         }
-        let expected =
-            || format!("{url:?} does not begin with http://, ${{order}}, ${{menu}} or ${{logistics}}");
+        let expected = || {
+            format!("{url:?} does not begin with http://, ${{order}}, ${{menu}} or ${{logistics}}")
+        };
         let rest = url.strip_prefix("http://").ok_or_else(expected)?;
         let end = rest.find('/').unwrap_or(rest.len());
         let (host, path) = rest.split_at(end);

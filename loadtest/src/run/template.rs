@@ -154,9 +154,9 @@ fn variable(name: &str, known: Known<'_>) -> Result<Variable, String> {
             if let Some(range) = name.strip_prefix("random:") {
                 return random(range).ok_or_else(|| format!("{range:?} is not a range like 1-100"));
             }
-            let (table, column) = name
-                .split_once('.')
-                .ok_or_else(|| format!("${{{name}}} is unknown here: nothing captures it before"))?;
+            let (table, column) = name.split_once('.').ok_or_else(|| {
+                format!("${{{name}}} is unknown here: nothing captures it before")
+            })?;
             let at = known.tables.iter().position(|one| one.name == table);
             let at = at.ok_or_else(|| format!("${{{name}}}: there is no [data.{table}]"))?;
             let columns = &known.tables[at].columns;
@@ -183,9 +183,10 @@ impl Variable {
             Self::Scenario => scope.scenario.into(),
             Self::Seed => scope.seed.into(),
             // Of the run's own random numbers, so that a seed makes the same.
-            Self::Uuid => {
-                uuid::Builder::from_random_bytes(scope.random.random()).into_uuid().to_string().into()
-            }
+            Self::Uuid => uuid::Builder::from_random_bytes(scope.random.random())
+                .into_uuid()
+                .to_string()
+                .into(),
             Self::Now => Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into(),
             Self::NowMs => Utc::now().timestamp_millis().into(),
             Self::Random(from, to) => scope.random.random_range(*from..=*to).into(),
@@ -222,9 +223,9 @@ impl Json {
             toml::Value::Float(number) => Self::Is((*number).into()),
             toml::Value::Boolean(is_so) => Self::Is((*is_so).into()),
             toml::Value::Datetime(time) => Self::Is(time.to_string().into()),
-            toml::Value::Array(list) => {
-                Self::List(list.iter().map(|one| Self::parse(one, known)).collect::<Result<_, _>>()?)
-            }
+            toml::Value::Array(list) => Self::List(
+                list.iter().map(|one| Self::parse(one, known)).collect::<Result<_, _>>()?,
+            ),
             toml::Value::Table(table) => Self::Table(
                 table
                     .iter()

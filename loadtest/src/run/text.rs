@@ -52,12 +52,10 @@ impl Summary {
         }
         text += &generator(&self.generator);
         for failed in self.thresholds.iter().filter(|one| !one.passed) {
-            let value = failed.value.map_or("not measured".to_owned(), |value| format!("{value:.4}"));
-            let _infallible = writeln!(
-                text,
-                "   ✗ {} {}: it was {value}",
-                failed.metric, failed.threshold
-            );
+            let value =
+                failed.value.map_or("not measured".to_owned(), |value| format!("{value:.4}"));
+            let _infallible =
+                writeln!(text, "   ✗ {} {}: it was {value}", failed.metric, failed.threshold);
         }
         if let Some(why) = &self.aborted {
             let _infallible = writeln!(text, "   ✗ ended early: {why}");

@@ -226,7 +226,11 @@ struct Page {
 ///
 /// # Errors
 /// It does not answer with a list.
-pub(super) async fn list(run: &Run, agent: &mut Agent, count: usize) -> anyhow::Result<Vec<Listed>> {
+pub(super) async fn list(
+    run: &Run,
+    agent: &mut Agent,
+    count: usize,
+) -> anyhow::Result<Vec<Listed>> {
     let endpoint = run.endpoint(Service::Menu, "GET", "/restaurants");
     let (mut listed, mut known) = (Vec::new(), FxHashSet::default());
     for page in 1.. {

@@ -1,6 +1,7 @@
 use super::*;
 
-const HEAD: &str = "[target]\nmenu = 'http://m:1'\norder = 'http://o:1'\nlogistics = 'http://l:1'\n";
+const HEAD: &str =
+    "[target]\nmenu = 'http://m:1'\norder = 'http://o:1'\nlogistics = 'http://l:1'\n";
 const BROWSE: &str =
     "[scenarios.browse]\nflow = 'menu'\nexecutor = 'constant-vus'\nvus = 2\nduration = '5s'\n";
 
@@ -58,7 +59,11 @@ fn each_mistake_is_told_with_its_line() {
         ("[[setup]]\nurl = '${menu}/${x}'\n", 1, "${x}"),
         ("[nonsense]\n", 1, "unknown field `nonsense`"),
         ("x = ", 1, ""),
-        ("[scenarios.two]\nflow = 'menu'\nexecutor = 'constant-vus'\nvus = 2\n", 1, "needs duration"),
+        (
+            "[scenarios.two]\nflow = 'menu'\nexecutor = 'constant-vus'\nvus = 2\n",
+            1,
+            "needs duration",
+        ),
         ("[scenarios.two]\nflow = 'menus'\n", 2, "unknown variant `menus`"),
         (
             "[scenarios.two]\nflow = 'menu'\nexecutor = 'constant-vus'\nvus = 2\nduration = '5x'\n",
@@ -108,6 +113,8 @@ fn each_mistake_is_told_with_its_line() {
 #[test]
 fn a_file_without_what_it_needs_is_refused() {
     assert_eq!(problem("seed = 1\n").1, "there is no [scenarios.NAME]");
+    let hidden = problem(&format!("{HEAD}{BROWSE}background = true\n")).1;
+    assert!(hidden.contains("in the background"), "{hidden}");
     assert!(problem("[scenarios]\n").1.contains("1 to 64 scenarios"));
     assert!(problem(&format!("[target]\nmenu = 'https://m'\n{BROWSE}")).1.contains("target.menu"));
     // The environment of tests has no addresses of services, or they are those of other tests.

@@ -83,7 +83,8 @@ impl Settings {
             return Err("a batch has 1 to 500 fixes".into());
         }
         if is_open && (self.carrier == Carrier::Ws || self.deliver) {
-            let why = "a driver with a socket or an order is a virtual user: use an executor of vus";
+            let why =
+                "a driver with a socket or an order is a virtual user: use an executor of vus";
             return Err(why.into());
         }
         if self.deliver && self.carrier == Carrier::Batch {
@@ -351,8 +352,7 @@ impl Driver {
         let restaurant = self.restaurant(leg);
         let bits = leg.errand.order.as_u128();
         let part = |bits: u128| f64::from(bits as u16) / 65_536.0 - 0.5;
-        let customer =
-            (restaurant.0 + FAR * part(bits), restaurant.1 + FAR * part(bits >> 16));
+        let customer = (restaurant.0 + FAR * part(bits), restaurant.1 + FAR * part(bits >> 16));
         let (from, to) = match leg.to_customer {
             false => ((circle.latitude(), circle.longitude()), restaurant),
             true => (restaurant, customer),

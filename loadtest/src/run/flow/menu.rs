@@ -150,7 +150,8 @@ impl User for Reader {
             let documents = settings.what.documents();
             let reads = if documents.is_empty() { 0 } else { settings.documents };
             for n in 0..settings.lists + reads {
-                if n > 0 && !settings.think.0.is_zero() && !self.agent.pause(settings.think.0).await {
+                if n > 0 && !settings.think.0.is_zero() && !self.agent.pause(settings.think.0).await
+                {
                     return;
                 }
                 if n < settings.lists {

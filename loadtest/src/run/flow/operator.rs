@@ -168,13 +168,18 @@ impl Operator {
         let page = self.agent.body_as::<Page>().filter(|_| answer.status == 200);
         self.agent.check(shared.names.listed, page.is_some());
         let Some(page) = page else { return };
-        for order in page.orders.iter().filter(|order| shared.town.customers.has(order.customer_id)) {
+        for order in page.orders.iter().filter(|order| shared.town.customers.has(order.customer_id))
+        {
             let id = order.order_id;
             let mut status = order.status;
-            if status == OrderStatus::Confirmed && self.advance(id, who, OrderStatus::Accepted).await {
+            if status == OrderStatus::Confirmed
+                && self.advance(id, who, OrderStatus::Accepted).await
+            {
                 status = OrderStatus::Accepted;
             }
-            if status == OrderStatus::Accepted && self.advance(id, who, OrderStatus::Preparing).await {
+            if status == OrderStatus::Accepted
+                && self.advance(id, who, OrderStatus::Preparing).await
+            {
                 status = OrderStatus::Preparing;
                 let now_us = self.agent.run.clock.now_us();
                 shared.cooking.borrow_mut().insert(id, now_us);
@@ -259,9 +264,8 @@ impl Operator {
         let is_there = self.agent.random.random_bool(0.5);
         let body = json!({"available": true, "in_stock": is_there}).to_string();
         let path = format!("/api/v1/restaurants/{id}/menu/items/{item}/availability");
-        let call = Call::new(shared.availability, &path)
-            .by(Identity::operator(id))
-            .with(body.as_bytes());
+        let call =
+            Call::new(shared.availability, &path).by(Identity::operator(id)).with(body.as_bytes());
         let answer = self.agent.send(&call, |_, _| {}).await;
         self.agent.check(shared.names.changed, !answer.failed);
         if answer.failed {

@@ -262,8 +262,7 @@ impl Customer {
         // Logistics has told it; order-api hears of it a moment later.
         let seen = self.until(order, who, patience, Seen::is_over).await;
         self.agent.check(names.delivered, seen.is_some());
-        if seen?.status == OrderStatus::Delivered
-            && self.agent.random.random_bool(settings.rate.0)
+        if seen?.status == OrderStatus::Delivered && self.agent.random.random_bool(settings.rate.0)
         {
             self.rate(order, who).await;
         }
@@ -382,10 +381,8 @@ impl Customer {
         let stars = self.agent.random.random_range(3..=5);
         let body = json!({"order_rating": stars, "driver_rating": stars}).to_string();
         let path = format!("/api/v1/orders/{order}/ratings");
-        let call = Call::new(self.shared.rate, &path)
-            .by(who)
-            .with(body.as_bytes())
-            .expecting(&[200, 201]);
+        let call =
+            Call::new(self.shared.rate, &path).by(who).with(body.as_bytes()).expecting(&[200, 201]);
         let answer = self.agent.send(&call, |_, _| {}).await;
         self.agent.check(self.shared.names.rated, !answer.failed);
     }

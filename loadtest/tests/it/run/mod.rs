@@ -145,9 +145,26 @@ async fn users_come_and_go_and_who_takes_too_long_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_the_background_ends_with_the_others() {
+    let server = Server::start(Manners::default()).await;
+    let executor = "executor = 'constant-vus'\nvus = 1\nduration = '1h'\nbackground = true";
+    let rest = format!(
+        "[scenarios.few]\nflow = 'requests'\nexecutor = 'constant-arrival-rate'\nrate = 10\n\
+         duration = '500ms'\npre_allocated_vus = 1\n[[scenarios.few.settings.steps]]\n\
+         url = '{}/few'\n",
+        server.url
+    );
+    let summary = File::new(&server, executor, &rest).run().await;
+    assert!(summary.passed && summary.aborted.is_none(), "{}", summary.to_text());
+    assert_eq!(summary.scenarios[1].iterations, 5);
+    assert!(summary.scenarios[0].iterations > 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_says_what_came_of_it() {
     let server = Server::start(Manners::default()).await;
-    let executor = "executor = 'constant-arrival-rate'\nrate = 20\nduration = '1s'\npre_allocated_vus = 5";
+    let executor =
+        "executor = 'constant-arrival-rate'\nrate = 20\nduration = '1s'\npre_allocated_vus = 5";
     for (threshold, code) in [("count==20", 0), ("count>20", 1)] {
         let rest = format!("[thresholds]\n'http_reqs{{scenario:visit}}' = ['{threshold}']\n");
         let output = File::new(&server, executor, &rest).program(&["--no-calibration"]).await;
@@ -256,7 +273,11 @@ async fn what_is_stopped_is_measured_and_torn_down() {
     assert_eq!(summary.aborted.as_deref(), Some("it was stopped"));
     let came = server.came();
     assert_eq!(came.last().unwrap().line, "GET /end");
-    assert_eq!(figure(&summary, "http_reqs", "count"), came.len() as f64 - 1.0, "teardown is no load");
+    assert_eq!(
+        figure(&summary, "http_reqs", "count"),
+        came.len() as f64 - 1.0,
+        "teardown is no load"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -313,7 +334,11 @@ url = "{url}/after-a-failure"
     let lines: Vec<_> = came.iter().map(|came| came.line.as_str()).collect();
     assert_eq!(lines[0], "POST /login");
     assert_eq!(lines[1..4], ["GET /u/5", "PUT /items?by=Ann%20B", "GET /never"]);
-    assert_eq!(lines[4..6], ["GET /u/6", "PUT /items?by=Ben"], "the second iteration, the second row");
+    assert_eq!(
+        lines[4..6],
+        ["GET /u/6", "PUT /items?by=Ben"],
+        "the second iteration, the second row"
+    );
     assert_eq!(*lines.last().unwrap(), "GET /logout/n-1");
     assert!(!lines.contains(&"GET /after-a-failure"), "{lines:?}");
     assert_eq!((came[0].authorization.as_str(), came[0].tenant.as_str()), ("", "t-3"));
@@ -333,7 +358,8 @@ async fn who_cannot_be_reached_is_an_error_that_is_counted() {
     let gone = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::at(format!("http://{}", gone.local_addr().unwrap()));
     drop(gone);
-    let executor = "executor = 'constant-arrival-rate'\nrate = 10\nduration = '1s'\npre_allocated_vus = 2";
+    let executor =
+        "executor = 'constant-arrival-rate'\nrate = 10\nduration = '1s'\npre_allocated_vus = 2";
     let summary = File::new(&server, executor, "").run().await;
     assert_eq!(figure(&summary, "http_req_failed", "rate"), 1.0);
     assert_eq!(summary.errors[0].count, 10, "{:?}", summary.errors);

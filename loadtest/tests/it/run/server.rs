@@ -44,7 +44,8 @@ impl Server {
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let seen = Arc::clone(&seen);
-                let service = service_fn(move |request| answer(request, Arc::clone(&seen), manners));
+                let service =
+                    service_fn(move |request| answer(request, Arc::clone(&seen), manners));
                 tokio::spawn(
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service),
@@ -86,6 +87,7 @@ async fn answer(
     tokio::time::sleep(manners.slow).await;
     let is_bad = manners.fails.is_some_and(|every| number.is_multiple_of(every));
     let body = format!(r#"{{"number":{number},"nested":{{"id":"n-{number}"}}}}"#);
-    let response = Response::builder().status(if is_bad { 500 } else { 200 }).header("x-kind", "test");
+    let response =
+        Response::builder().status(if is_bad { 500 } else { 200 }).header("x-kind", "test");
     Ok(response.body(Full::new(Bytes::from(body))).unwrap())
 }
