@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use plotters::prelude::*;
 
 /// Pixels of a chart's own coordinates; pages scale it.
-const SIZE: (u32, u32) = (760, 240);
+const SIZE: (u32, u32) = (640, 240);
 /// More points than this cannot be told apart.
 const POINTS_MAX: usize = 500;
 /// Stands for the page's colour of text until the chart is done.
@@ -69,11 +69,11 @@ pub(super) fn lines(series: &[Series], axis: Axis, thin: Thin) -> anyhow::Result
         let draw = || -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
             let mut chart = ChartBuilder::on(&area)
                 .margin(6)
-                .margin_right(16)
-                .x_label_area_size(26)
+                .margin_right(28)
+                .x_label_area_size(28)
                 .y_label_area_size(58)
                 .build_cartesian_2d(0.0..x_max, 0.0..y_max)?;
-            let label = ("sans-serif", 12).into_font().color(&INK.mix(0.75));
+            let label = ("sans-serif", 15).into_font().color(&INK.mix(0.75));
             chart
                 .configure_mesh()
                 .disable_x_mesh()

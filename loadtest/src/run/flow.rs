@@ -130,7 +130,7 @@ impl Settings {
             }
             Kind::Operator => Self::Operator(take(settings)?),
             Kind::Requests => {
-                Self::Requests(steps::Settings::compile(take(settings)?, &at, context, targets)?)
+                Self::Requests(steps::Settings::compile(&take(settings)?, &at, context, targets)?)
             }
         })
     }

@@ -128,10 +128,11 @@ impl Summary {
         let curve =
             self.curve.iter().map(|(percent, us)| (-(1.0 - percent / 100.0).log10(), us / 1_000.0));
         let curve = [Series { name: "all requests".into(), points: curve.collect() }];
-        let users = [
+        let mut users = [
             all("virtual users", |slot| f64::from(slot.vus)),
             all("dropped iterations a second", |slot| f64::from(slot.dropped)),
         ];
+        users.iter_mut().for_each(|series| cut(&mut series.points));
         page.put(format_args!("<section class=\"charts\">"));
         if self.seconds.iter().any(|second| second.all.requests > 0) {
             page.chart("Requests a second", &throughput, Axis::Time, Thin::Mean)?;

@@ -31,6 +31,9 @@ const TOKENS_MAX: usize = 100_000;
 /// The index of what belongs to no scenario: setup and teardown.
 pub(super) const OUTSIDE: u16 = u16::MAX;
 
+/// Role, id, and an operator's restaurant.
+type Bearer = (&'static str, i64, Option<i64>);
+
 /// A run.
 pub(super) struct Run {
     pub(super) script: Script,
@@ -42,7 +45,7 @@ pub(super) struct Run {
     /// Restaurants, drivers and customers; there once a flow has asked for them.
     town: OnceCell<Rc<Town>>,
     signer: Option<Signer>,
-    tokens: RefCell<FxHashMap<(&'static str, i64, Option<i64>), Rc<str>>>,
+    tokens: RefCell<FxHashMap<Bearer, Rc<str>>>,
     /// Of each scenario, iterations that have begun.
     iterations: Vec<Cell<u64>>,
 }
@@ -136,6 +139,12 @@ impl Run {
         }
         tokens.insert(key, Rc::clone(&token));
         token
+    }
+
+    /// Makes the tokens of these, as many as are kept.
+    pub(super) fn sign(&self, all: impl Iterator<Item = Identity>) {
+        let room = TOKENS_MAX.saturating_sub(self.tokens.borrow().len());
+        all.take(room).for_each(|who| drop(self.token(who)));
     }
 
     /// A token to watch an order with.

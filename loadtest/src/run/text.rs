@@ -25,9 +25,9 @@ impl Summary {
                 _ if failed => '✗',
                 _ => '✓',
             };
-            let indent = if name.contains('{') { "  { " } else { "" };
-            let shown = name.split_once('{').map_or(name.as_str(), |(_, tags)| tags);
-            let shown = format!("{indent}{}", shown.replace('}', " }"));
+            // The tags of a selector, whose names may have braces of their own.
+            let tags = name.split_once('{').and_then(|(_, rest)| rest.strip_suffix('}'));
+            let shown = tags.map_or_else(|| name.clone(), |tags| format!("  {{ {tags} }}"));
             let dots = ".".repeat(WIDTH.saturating_sub(shown.chars().count()).max(3));
             let _infallible = writeln!(text, "   {mark} {shown}{dots}: {}", values(figures));
         }

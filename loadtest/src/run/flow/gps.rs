@@ -131,6 +131,11 @@ pub(in crate::run) async fn prepare(
         let mut agent = run.outsider();
         town.open(run, &mut agent).await.context("no restaurants to deliver from")?;
     }
+    // Signing in the first seconds of the load would be felt by it.
+    if settings.carrier != Carrier::Batch {
+        let drivers = (0..town.drivers.count).map(|n| town.drivers.id(n).get());
+        run.sign(drivers.map(|driver| Identity::new(Role::Driver, driver)));
+    }
     let endpoint = |method, path| run.endpoint(Service::Logistics, method, path);
     Ok(Gps(Rc::new(Shared {
         settings: settings.clone(),

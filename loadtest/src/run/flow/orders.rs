@@ -142,6 +142,8 @@ struct Names {
 pub(in crate::run) async fn prepare(settings: &Settings, run: &Rc<Run>) -> anyhow::Result<Orders> {
     let (town, mut agent) = (run.town(), run.outsider());
     town.open(run, &mut agent).await?;
+    let customers = (0..town.customers.count).map(|n| town.customers.id(n));
+    run.sign(customers.map(|customer| Identity::new(Role::Customer, customer)));
     let endpoint = |method, path| run.endpoint(Service::Order, method, path);
     let targets = &run.script.targets;
     let socket = targets.service(Service::Logistics).map(|at| targets.bases[at].clone());

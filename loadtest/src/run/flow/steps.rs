@@ -33,7 +33,7 @@ impl Settings {
     /// # Errors
     /// What is wrong with one.
     pub(in crate::run) fn compile(
-        raw: Raw,
+        raw: &Raw,
         at: &Range<usize>,
         context: &Context<'_>,
         targets: &mut Targets,
