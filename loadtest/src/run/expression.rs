@@ -152,14 +152,24 @@ impl Selector {
             let known: Vec<_> = Metric::ALL.iter().map(|metric| metric.name()).collect();
             format!("no metric is called {:?}; there are {}", name.trim(), known.join(", "))
         })?;
-        let pair = |pair: &str| {
-            let (tag, value) = pair
-                .split_once(':')
-                .ok_or_else(|| format!("{pair:?} in {text:?} is not a tag such as scenario:gps"))?;
-            Ok((tag.trim().to_owned(), value.trim().to_owned()))
-        };
-        let tags = tags.split(',').map(str::trim).filter(|pair| !pair.is_empty());
-        let tags = tags.map(pair).collect::<Result<_, String>>()?;
+        let mut read = Vec::<(String, String)>::new();
+        for part in tags.split(',').filter(|part| !part.trim().is_empty()) {
+            match (part.split_once(':'), read.last_mut()) {
+                (Some((tag, value)), _) => {
+                    read.push((tag.trim().to_owned(), value.trim().to_owned()));
+                }
+                // The names of checks may have commas.
+                (None, Some((_, value))) => {
+                    value.push(',');
+                    value.push_str(part.trim_end());
+                }
+                (None, None) => {
+                    let part = part.trim();
+                    return Err(format!("{part:?} in {text:?} is not a tag such as scenario:gps"));
+                }
+            }
+        }
+        let tags = read;
         Ok(Self { text: text.to_owned(), metric, tags })
     }
 }
@@ -224,6 +234,9 @@ mod tests {
         let selector = Selector::parse("http_reqs{scenario: browse, status:200}").unwrap();
         assert_eq!(selector.metric, Metric::HttpReqs);
         let tags = [("scenario", "browse"), ("status", "200")];
+        assert_eq!(selector.tags, tags.map(|(tag, value)| (tag.to_owned(), value.to_owned())));
+        let selector = Selector::parse("checks{check:it is so, or not,scenario:a}").unwrap();
+        let tags = [("check", "it is so, or not"), ("scenario", "a")];
         assert_eq!(selector.tags, tags.map(|(tag, value)| (tag.to_owned(), value.to_owned())));
         assert!(Selector::parse("checks").unwrap().tags.is_empty());
         assert!(Selector::parse("http_rex").unwrap_err().contains("http_reqs"));
