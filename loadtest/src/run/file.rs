@@ -1,7 +1,7 @@
 //! A scenario file: read and checked whole, before the first request.
 //!
 //! Everything that can be wrong with it is told with the line where it stands. What stands in
-//! `settings` belongs to the flow and is read by [`flow`](super::flow).
+//! `settings` belongs to the flow and is read by [`flow`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,6 +1,6 @@
 //! Scenario files: any load on the public API, in k6's words.
 //!
-//! [`file`] is read whole and checked; [`ramp`] says when iterations are due, [`lane`] has virtual
+//! [`mod@file`] is read whole and checked; [`ramp`] says when iterations are due, [`lane`] has virtual
 //! users begin them, and [`engine`] runs all scenarios of a file. What users do is a [`flow`], by
 //! an [`agent`]'s requests; [`metrics`] keeps what was measured and [`seconds`] what each second was
 //! like. [`summary`] is what is written of it, [`page`] the report to look at, and [`calibrate`]
