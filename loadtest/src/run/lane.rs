@@ -41,6 +41,8 @@ struct Shared {
     /// The load is over.
     ending: CancellationToken,
     users: RefCell<Vec<Handle>>,
+    /// Of these, how many were not told to end: counting 50,000 at every tick would be felt.
+    staying: Cell<u32>,
     /// Virtual users whose tasks live.
     alive: Cell<u32>,
     /// The number of the next virtual user; numbers of those that have gone are used again.
@@ -73,6 +75,7 @@ impl Lane {
             state: Cell::new(State::Waiting),
             ending: CancellationToken::new(),
             users: RefCell::default(),
+            staying: Cell::new(0),
             alive: Cell::new(0),
             free_numbers: RefCell::default(),
             arrivals: Cell::new(0),
@@ -125,13 +128,16 @@ impl Lane {
             State::Waiting | State::Over => return,
             State::Running => {
                 let time = Duration::from_micros(now_us - lane.start_us);
+                let is_over = time >= scenario.load.duration();
                 match &scenario.load {
+                    // The ramp is 0 then, but who is left has `graceful_stop` to finish.
+                    Load::Users { .. } if is_over => {}
                     Load::Users { vus, .. } => lane.adjust(vus.at(time).round() as u32, now_us),
                     Load::Arrivals { rate, max_vus, .. } => {
                         lane.arrive(now_us, *max_vus, |n| rate.due_us(n));
                     }
                 }
-                if time >= scenario.load.duration() {
+                if is_over {
                     self.end(now_us);
                 }
             }
@@ -151,7 +157,7 @@ impl Lane {
             Load::Arrivals { max_wait, .. } => lane.expire(now_us, *max_wait),
             Load::Users { graceful_ramp_down, .. } => lane.cut(now_us, *graceful_ramp_down),
         }
-        lane.users.borrow_mut().retain(|user| !user.abort.is_finished());
+        lane.forget_finished();
     }
 }
 
@@ -173,23 +179,40 @@ impl Shared {
             async move { if is_open { alive.serve(user).await } else { alive.repeat(user).await } };
         let abort = tokio::task::spawn_local(work).abort_handle();
         self.users.borrow_mut().push(Handle { ending, abort, told_us: None });
+        self.staying.set(self.staying.get() + 1);
+    }
+
+    fn forget_finished(&self) {
+        let mut users = self.users.borrow_mut();
+        if users.len() != self.alive.get() as usize {
+            users.retain(|user| !user.abort.is_finished());
+            self.staying.set(users.iter().filter(|user| user.told_us.is_none()).count() as u32);
+        }
     }
 
     /// Has so many virtual users of a closed model, and tells those that are too many.
     fn adjust(self: &Rc<Self>, target: u32, now_us: u64) {
-        let told = self.users.borrow().iter().filter(|user| user.told_us.is_none()).count() as u32;
-        (told..target).for_each(|_| self.add_user());
+        (self.staying.get()..target).for_each(|_| self.add_user());
+        let too_many = self.staying.get().saturating_sub(target);
+        if too_many == 0 {
+            return;
+        }
         let mut users = self.users.borrow_mut();
-        let too_many = users.iter_mut().rev().filter(|user| user.told_us.is_none());
-        for user in too_many.take(told.saturating_sub(target) as usize) {
+        let staying = users.iter_mut().rev().filter(|user| user.told_us.is_none());
+        for user in staying.take(too_many as usize) {
             user.told_us = Some(now_us);
             user.ending.cancel();
         }
+        self.staying.set(target);
     }
 
     /// Cuts off the iterations of users that were told to end.
     fn cut(&self, now_us: u64, grace: Duration) {
-        for user in self.users.borrow().iter() {
+        let users = self.users.borrow();
+        if users.len() == self.staying.get() as usize {
+            return;
+        }
+        for user in users.iter() {
             let waited_us = user.told_us.map_or(0, |told_us| now_us.saturating_sub(told_us));
             if waited_us > grace.as_micros() as u64 {
                 user.abort.abort();

@@ -145,6 +145,17 @@ async fn users_come_and_go_and_who_takes_too_long_is_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_is_there_at_the_end_may_finish_whatever_the_ramp_down_says() {
+    let server = Server::start(SLOW).await;
+    let executor = "executor = 'ramping-vus'\nstart_vus = 3\ngraceful_ramp_down = '0s'\n\
+                    stages = [{ duration = '250ms', target = 3 }]";
+    let summary = File::new(&server, executor, "").run().await;
+    let text = summary.to_text();
+    assert_eq!(figure(&summary, "iterations", "count"), 3.0, "{text}");
+    assert!(!summary.metrics.contains_key("interrupted_iterations"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_in_the_background_ends_with_the_others() {
     let server = Server::start(Manners::default()).await;
     let executor = "executor = 'constant-vus'\nvus = 1\nduration = '1h'\nbackground = true";
