@@ -208,6 +208,8 @@ impl Agent {
         at: usize,
         note: impl FnMut(&str, &[u8]),
     ) -> std::io::Result<(u16, Option<Duration>)> {
+        // Without an answer there is no body either, least of all another server's.
+        self.last = at;
         if self.lines.len() <= at {
             self.lines.resize_with(at + 1, || None);
         }
@@ -232,7 +234,6 @@ impl Agent {
         line.is_closed = reply.close;
         self.count(Metric::DataReceived, line.connection.received_bytes() as u64);
         self.lines[at] = Some(line);
-        self.last = at;
         Ok((reply.status, reply.retry_after))
     }
 
@@ -255,6 +256,18 @@ impl Agent {
         metrics.time(Metric::HttpReqDuration, labels, us);
         metrics.add(Metric::DataSent, self.labels(), self.request.len() as u64);
         self.run.seconds.borrow_mut().request(self.scenario, us, failed);
+    }
+
+    /// Counts a request that could not be made as a failed one.
+    pub(super) fn unsent(&self, endpoint: Endpoint) {
+        if self.is_outside() {
+            return;
+        }
+        let Endpoint { name, method_name: method, .. } = endpoint;
+        let labels = Labels { name, method, ..self.labels() };
+        let mut metrics = self.run.metrics.borrow_mut();
+        metrics.share(Metric::HttpReqFailed, labels, true);
+        *metrics.errors.entry((self.scenario, "not sent".to_owned())).or_default() += 1;
     }
 
     /// Writes the request; nothing that a template made can end a line.

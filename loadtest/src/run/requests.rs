@@ -213,7 +213,8 @@ pub(super) async fn perform(
     iteration: u64,
 ) -> Result<(), String> {
     let step = &ready.step;
-    let (path, headers, body, who) = fill(step, agent, memory, iteration)?;
+    let filled = fill(step, agent, memory, iteration);
+    let (path, headers, body, who) = filled.inspect_err(|_| agent.unsent(ready.endpoint))?;
     let headers: Vec<(&str, &str)> =
         headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     let call = Call {
@@ -236,6 +237,8 @@ pub(super) async fn perform(
     let mut result = match answer.failed {
         true => Err(match answer.status {
             0 => format!("{}: no answer", step.name),
+            // What a login answers is a token, and this is printed.
+            status @ ..400 => format!("{}: status {status}", step.name),
             status => format!("{}: status {status}: {}", step.name, agent.body_start()),
         }),
         false => Ok(()),
@@ -259,8 +262,9 @@ pub(super) async fn perform(
             }
         }
     }
+    // Also when the load ends: if all went on to their next requests at once, that would be felt.
     if !step.think.is_zero() {
-        agent.pause(step.think).await;
+        tokio::time::sleep(step.think).await;
     }
     result
 }
@@ -308,6 +312,9 @@ fn fill<'a>(
     scope.token = token.as_deref().unwrap_or_default();
     scope.role = who.map_or("", |who| who.role.as_str());
     scope.subject = &subject;
+    if !step.path.is_known(who.is_some(), &memory.captured) {
+        return Err(format!("{}: what its URL needs was not captured", step.name));
+    }
     let path = step.path.fill(&mut scope);
     let headers =
         step.headers.iter().map(|(name, value)| (name.as_str(), value.fill(&mut scope))).collect();

@@ -381,3 +381,48 @@ async fn who_cannot_be_reached_is_an_error_that_is_counted() {
     let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
     assert!(failed.unwrap_err().to_string().contains("setup: GET /: no answer"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_sent_is_a_failure() {
+    let server = Server::start(Manners::default()).await;
+    let (url, gone) = (&server.url, tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let nobody = format!("http://{}", gone.local_addr().unwrap());
+    drop(gone);
+    let file = File::of(&format!(
+        r#"
+[target]
+auth = "none"
+[data.users]
+file = "users.csv"
+[[teardown]]
+url = "{url}/"
+[[teardown]]
+name = "elsewhere"
+url = "{nobody}/"
+expect = [0]
+capture = {{ made = "/number" }}
+[[teardown]]
+name = "remove it"
+method = "DELETE"
+url = "{url}/items/${{made}}"
+[scenarios.visit]
+flow = "requests"
+executor = "constant-arrival-rate"
+rate = 3
+duration = "1s"
+pre_allocated_vus = 1
+[[scenarios.visit.settings.steps]]
+url = "{url}/"
+as = {{ role = "customer", subject = "${{users.id}}" }}
+"#
+    ));
+    std::fs::write(file.folder.path().join("users.csv"), "id\nAnn\n").unwrap();
+    let summary = file.run().await;
+    assert_eq!(figure(&summary, "http_req_failed", "passes"), 3.0, "{}", summary.to_text());
+    assert_eq!((summary.errors[0].kind.as_str(), summary.errors[0].count), ("not sent", 3));
+    // What was answered before, by somebody else, is not what this one has answered.
+    let why = summary.teardown_failed.as_deref().unwrap();
+    assert!(why.contains("elsewhere: nothing at /number"), "{why}");
+    let lines: Vec<_> = server.came().into_iter().map(|came| came.line).collect();
+    assert_eq!(lines, ["GET /"], "nothing is removed that nobody has made");
+}
