@@ -182,11 +182,8 @@ impl Variable {
             Self::Iteration => scope.iteration.into(),
             Self::Scenario => scope.scenario.into(),
             Self::Seed => scope.seed.into(),
-            // Of the run's own random numbers, so that a seed makes the same.
-            Self::Uuid => uuid::Builder::from_random_bytes(scope.random.random())
-                .into_uuid()
-                .to_string()
-                .into(),
+            // Not by the seed: to a key of an earlier run a server has its answer already.
+            Self::Uuid => uuid::Uuid::new_v4().to_string().into(),
             Self::Now => Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true).into(),
             Self::NowMs => Utc::now().timestamp_millis().into(),
             Self::Random(from, to) => scope.random.random_range(*from..=*to).into(),
@@ -296,7 +293,7 @@ mod tests {
         }
         let id = with_scope(|scope| parse("${uuid}").unwrap().fill(scope));
         assert_eq!(uuid::Uuid::parse_str(&id).unwrap().get_version_num(), 4);
-        assert_eq!(id, with_scope(|scope| parse("${uuid}").unwrap().fill(scope)), "by the seed");
+        assert_ne!(id, with_scope(|scope| parse("${uuid}").unwrap().fill(scope)), "of each run");
         assert!(parse("${env:CARGO_PKG_NAME}").unwrap() == parse("loadtest").unwrap());
     }
 
