@@ -104,7 +104,7 @@ impl Drop for Ticker {
 pub fn backoff(attempt: u32, retry_after: Option<Duration>) -> Duration {
     let ceiling =
         BACKOFF_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-    ceiling.mul_f64(rand::random::<f64>()) + retry_after.unwrap_or_default()
+    ceiling.mul_f64(rand::random::<f64>()).saturating_add(retry_after.unwrap_or_default())
 }
 
 /// Reads `60s`, `500ms`, `2m`, `1h` or `1m30s`; a number alone is seconds.

@@ -14,7 +14,7 @@ const VUS_MAX: u32 = 50_000;
 /// Iterations a second of one scenario.
 const RATE_MAX: f64 = 1_000_000.0;
 /// Seconds are kept one by one.
-const DURATION_MAX: Duration = Duration::from_secs(48 * 3600);
+pub(super) const DURATION_MAX: Duration = Duration::from_secs(48 * 3600);
 /// How long an arrival waits for a free virtual user before it is dropped.
 const MAX_WAIT: Duration = Duration::from_secs(1);
 const GRACE: Duration = Duration::from_secs(30);

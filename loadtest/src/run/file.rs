@@ -32,6 +32,8 @@ use crate::pace::parse_duration;
 /// Scenarios of a file; each has figures of its own.
 const SCENARIOS_MAX: usize = 64;
 const GRACE: Duration = Duration::from_secs(30);
+/// A longer time is a slip of the pen, and sums of times must not overflow.
+const SPAN_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// A time such as `"90s"` or `"1m30s"`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -40,7 +42,10 @@ pub(super) struct Span(pub(super) Duration);
 impl<'de> Deserialize<'de> for Span {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        parse_duration(&text).map(Self).map_err(D::Error::custom)
+        match parse_duration(&text).map_err(D::Error::custom)? {
+            time if time <= SPAN_MAX => Ok(Self(time)),
+            _ => Err(D::Error::custom(format!("{text:?} is longer than a week"))),
+        }
     }
 }
 
@@ -340,6 +345,10 @@ fn scenario<'i>(
     let raw = RawScenario::deserialize(value(others))?;
     let of_executor = executor::Settings::deserialize(value(of_executor))?;
     let load = raw.executor.load(&of_executor, &here, |name| places.get(name).cloned())?;
+    if raw.start_time.0 + load.duration() > executor::DURATION_MAX {
+        let at = places.get("start_time").unwrap_or(&here);
+        return Err(Problem::at(at, "a scenario is over 48h after the begin of the run"));
+    }
     let context = flow::Context { tables, captured: after_setup, is_open: load.is_open() };
     let flow = flow::Settings::read(raw.flow, settings, &here, &context, targets)?;
     if let Some(tag) = raw.tags.keys().find(|tag| TAGS.contains(&tag.as_str())) {
@@ -365,9 +374,12 @@ fn threshold(
     let here = |message| Problem::at(&key.span(), message);
     let selector = Selector::parse(key.get_ref()).map_err(here)?;
     for (tag, value) in &selector.tags {
-        let of_file = scenarios.iter().any(|scenario| scenario.tags.contains_key(tag));
-        if !of_file && !TAGS.contains(&tag.as_str()) {
-            return Err(here(format!("no sample has the tag {tag:?}")));
+        let of_scenario = ["scenario", "flow"].contains(&tag.as_str())
+            || scenarios.iter().any(|scenario| scenario.tags.contains_key(tag));
+        // A counter of samples that cannot be would be 0, and `count==0` hold for ever.
+        if !of_scenario && !selector.metric.tags().contains(&tag.as_str()) {
+            let metric = selector.metric.name();
+            return Err(here(format!("no sample of {metric} has the tag {tag:?}")));
         }
         let is_known = match tag.as_str() {
             "scenario" => scenarios.iter().any(|scenario| scenario.name == *value),

@@ -99,6 +99,17 @@ impl Metric {
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|metric| metric.name() == name)
     }
+
+    /// The tags that its samples have beside those of their scenario.
+    pub const fn tags(self) -> &'static [&'static str] {
+        match self {
+            Self::Checks => &["name", "check"],
+            Self::HttpReqs | Self::HttpReqDuration | Self::HttpReqFailed => {
+                &["name", "method", "status", "expected_response"]
+            }
+            _ => &[],
+        }
+    }
 }
 
 /// A name of a request or a check; [`Metrics::name`] gives it out.
@@ -200,7 +211,7 @@ pub struct ScenarioTags {
     pub tags: BTreeMap<String, String>,
 }
 
-/// Tags that every sample of some metric has.
+/// Tags that the run itself gives.
 pub const TAGS: &[&str] =
     &["scenario", "flow", "name", "method", "status", "expected_response", "check"];
 

@@ -52,6 +52,25 @@ fn each_mistake_is_told_with_its_line() {
         ("[thresholds]\nchecks = ['rate']\n", 2, "is not a threshold"),
         ("[thresholds]\n'checks{scenario:none}' = ['rate==1']\n", 2, "\"none\""),
         ("[thresholds]\n'checks{colour:red}' = ['rate==1']\n", 2, "colour"),
+        ("[thresholds]\n'fixes{status:500}' = ['count==0']\n", 2, "no sample of fixes has the tag"),
+        (
+            "[scenarios.two]\nflow = 'menu'\nexecutor = 'constant-vus'\nvus = 2\n\
+             duration = '1h'\nstart_time = '47h1s'\n",
+            6,
+            "is over 48h after",
+        ),
+        (
+            "[scenarios.two]\nflow = 'track'\nexecutor = 'constant-vus'\nvus = 2\n\
+             duration = '1h'\n[scenarios.two.settings]\nsession = '1e9h'\n",
+            7,
+            "unknown unit",
+        ),
+        (
+            "[scenarios.two]\nflow = 'track'\nexecutor = 'constant-vus'\nvus = 2\n\
+             duration = '1h'\n[scenarios.two.settings]\nsession = '99999999999999h'\n",
+            7,
+            "longer than a week",
+        ),
         ("[data.users]\nfile = 'none.csv'\n", 1, "cannot read /nowhere/none.csv"),
         ("[town]\ndrivers = 0\n", 1, "1 to 1000000"),
         ("[town]\ncars = 1\n", 2, "unknown field `cars`"),

@@ -149,7 +149,7 @@ impl User for Reader {
             let settings = &shared.settings;
             let documents = settings.what.documents();
             let reads = if documents.is_empty() { 0 } else { settings.documents };
-            for n in 0..settings.lists + reads {
+            for n in 0..settings.lists.saturating_add(reads) {
                 if n > 0 && !settings.think.0.is_zero() && !self.agent.pause(settings.think.0).await
                 {
                     return;

@@ -110,8 +110,8 @@ impl User for Watcher {
                 self.agent.pause(REOPEN_AFTER).await;
                 return;
             };
-            // A day is longer than any load lasts without its end being told.
-            let session = self.session.unwrap_or(Duration::from_secs(86_400));
+            // A week is longer than any load, whose end is told.
+            let session = self.session.unwrap_or(Duration::from_secs(7 * 86_400));
             let until = Instant::now() + session;
             let ending = self.agent.ending.clone();
             let looking = async {
