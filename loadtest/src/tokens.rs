@@ -1,6 +1,12 @@
 //! Tokens in a file, for generators that cannot sign: the scripts in `loadtest/k6`.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    fs::{OpenOptions, Permissions},
+    io::{self, Write as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use platform::auth::{Role, Signer};
@@ -63,6 +69,14 @@ impl Tokens {
     }
 }
 
+/// Whoever reads it is an administrator: it is its owner's alone, also where it was there before.
+fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    file.write_all(text.as_bytes())
+}
+
 /// Writes the file; answers what it wrote, in words.
 ///
 /// # Errors
@@ -70,7 +84,7 @@ impl Tokens {
 pub fn start(args: &Args) -> anyhow::Result<String> {
     let tokens = Tokens::sign(args, &args.system.signer()?);
     let json = serde_json::to_string(&tokens)?;
-    std::fs::write(&args.out, json + "\n")
+    write_private(&args.out, &(json + "\n"))
         .with_context(|| format!("cannot write {}", args.out.display()))?;
     let (customers, drivers) = (tokens.customers.len(), tokens.drivers.len());
     Ok(format!("{}: {customers} customers and {drivers} drivers\n", args.out.display()))
@@ -87,6 +101,17 @@ mod tests {
     struct Cli {
         #[command(flatten)]
         args: Args,
+    }
+
+    #[test]
+    fn the_file_is_its_owners_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tokens.json");
+        std::fs::write(&path, "older and longer").unwrap();
+        std::fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
+        write_private(&path, "{}").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{}");
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
