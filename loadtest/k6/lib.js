@@ -74,7 +74,8 @@ export function order(customer, kitchen) {
     payment_method: "credit_card",
   });
   const headers = as(customer.token, { "Idempotency-Key": uuid() });
-  const answer = http.post(`${ORDER}/api/v1/orders`, body, { headers });
+  const params = { headers, tags: { name: "POST /orders" } };
+  const answer = http.post(`${ORDER}/api/v1/orders`, body, params);
   check(answer, { "order is accepted": (answer) => answer.status === 202 });
   return json(answer).order_id;
 }
