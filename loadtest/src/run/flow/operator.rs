@@ -124,6 +124,25 @@ impl Flow for Operators {
     }
 }
 
+/// A look at a restaurant; it ends, too, when the iteration is cut off.
+struct Look<'a> {
+    shared: &'a Shared,
+    place: usize,
+}
+
+impl<'a> Look<'a> {
+    /// `None` when somebody else is there.
+    fn at(shared: &'a Shared, place: usize) -> Option<Self> {
+        shared.looked_at.borrow_mut().insert(place).then_some(Self { shared, place })
+    }
+}
+
+impl Drop for Look<'_> {
+    fn drop(&mut self) {
+        self.shared.looked_at.borrow_mut().remove(&self.place);
+    }
+}
+
 struct Operator {
     agent: Agent,
     shared: Rc<Shared>,
@@ -138,15 +157,15 @@ impl User for Operator {
         Box::pin(async move {
             let shared = Rc::clone(&self.shared);
             let place = (turn.n % shared.town.restaurants().len() as u64) as usize;
-            if !shared.looked_at.borrow_mut().insert(place) {
+            let Some(look) = Look::at(&shared, place) else {
                 self.agent.pause(TAKEN).await;
                 return;
-            }
+            };
             self.cook(place).await;
             if self.agent.random.random_bool(shared.settings.change.0) {
                 self.change(place).await;
             }
-            shared.looked_at.borrow_mut().remove(&place);
+            drop(look);
             if !shared.settings.think.0.is_zero() {
                 self.agent.pause(shared.settings.think.0).await;
             }
