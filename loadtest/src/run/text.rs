@@ -17,7 +17,10 @@ impl Summary {
         for scenario in &self.scenarios {
             self.checks_of(&mut text, &scenario.name);
         }
-        for (name, figures) in &self.metrics {
+        // A metric's tags follow it, also where another name begins with its own.
+        let mut metrics: Vec<_> = self.metrics.iter().collect();
+        metrics.sort_by(|(a, _), (b, _)| a.split('{').cmp(b.split('{')));
+        for (name, figures) in metrics {
             let thresholds = self.thresholds.iter().filter(|one| one.metric == *name);
             let failed = thresholds.clone().any(|one| !one.passed);
             let mark = match thresholds.count() {
