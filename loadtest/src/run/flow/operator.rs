@@ -133,7 +133,8 @@ struct Look<'a> {
 impl<'a> Look<'a> {
     /// `None` when somebody else is there.
     fn at(shared: &'a Shared, place: usize) -> Option<Self> {
-        shared.looked_at.borrow_mut().insert(place).then_some(Self { shared, place })
+        // `then_some` would make a look in any case, whose end is that of the other.
+        shared.looked_at.borrow_mut().insert(place).then(|| Self { shared, place })
     }
 }
 
