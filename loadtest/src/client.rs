@@ -2,10 +2,14 @@
 //! request.
 //!
 //! The generator shares its machine with what it measures, so its own cost matters: a comparison
-//! with hyper's client is in `tests/client_cost.rs`. Only what our servers answer is understood:
-//! a status line, headers and a body with a content length.
+//! with hyper's client is in `tests/client_cost.rs`. Bodies come with a content length, in chunks, or
+//! up to the end of the connection.
 
-use std::{fmt::Write as _, io, time::Duration};
+use std::{
+    fmt::Write as _,
+    io,
+    time::{Duration, Instant},
+};
 
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -18,7 +22,9 @@ const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// More than any answer to a fix or a page of a route.
 const RESPONSE_MAX: usize = 16 << 20;
-const HEADERS_MAX: usize = 32;
+const HEADERS_MAX: usize = 64;
+/// A connection that rested longer is replaced before use: the server may be about to close it.
+pub(crate) const IDLE_MAX: Duration = Duration::from_secs(5);
 
 /// Where requests go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,12 +119,20 @@ pub struct Connection {
     stream: TcpStream,
     received: Vec<u8>,
     body: std::ops::Range<usize>,
+    first_byte: Option<Instant>,
+    received_bytes: usize,
 }
 
 impl Connection {
     /// Connects.
     pub async fn open(target: &Target) -> io::Result<Self> {
-        Ok(Self { stream: target.connect().await?, received: Vec::with_capacity(4096), body: 0..0 })
+        Ok(Self {
+            stream: target.connect().await?,
+            received: Vec::with_capacity(4096),
+            body: 0..0,
+            first_byte: None,
+            received_bytes: 0,
+        })
     }
 
     /// Sends one request and reads its answer, within ten seconds. After an error the connection
@@ -145,30 +159,116 @@ impl Connection {
         &self.received[self.body.clone()]
     }
 
+    /// When the first byte of the last answer came.
+    pub fn first_byte(&self) -> Option<Instant> {
+        self.first_byte
+    }
+
+    /// How many bytes the last answer had, as they were sent.
+    pub fn received_bytes(&self) -> usize {
+        self.received_bytes
+    }
+
     async fn read(&mut self, mut note: impl FnMut(&str, &[u8])) -> io::Result<Reply> {
         self.received.clear();
+        self.first_byte = None;
         loop {
-            if self.stream.read_buf(&mut self.received).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let Some((reply, head, body)) = parse(&self.received, &mut note)? else { continue };
-            while self.received.len() < head + body {
-                if self.stream.read_buf(&mut self.received).await? == 0 {
-                    return Err(io::ErrorKind::UnexpectedEof.into());
+            self.more().await?;
+            self.first_byte.get_or_insert_with(Instant::now);
+            let Some((mut reply, head, length)) = parse(&self.received, &mut note)? else {
+                continue;
+            };
+            self.body = match length {
+                Length::Bytes(body) => {
+                    while self.received.len() < head + body {
+                        self.more().await?;
+                    }
+                    self.received_bytes = head + body;
+                    head..head + body
                 }
-            }
-            self.body = head..head + body;
+                Length::Chunks => head..self.read_chunks(head).await?,
+                Length::UntilTheEnd => {
+                    reply.close = true;
+                    while self.stream.read_buf(&mut self.received).await? > 0 {
+                        within_limit(self.received.len() - head)?;
+                    }
+                    self.received_bytes = self.received.len();
+                    head..self.received.len()
+                }
+            };
             return Ok(reply);
         }
     }
+
+    async fn more(&mut self) -> io::Result<()> {
+        match self.stream.read_buf(&mut self.received).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Reads a body in chunks and moves them together; answers where it ends. Trailers are skipped.
+    async fn read_chunks(&mut self, head: usize) -> io::Result<usize> {
+        // What was read lies from `next` on, and the body so far between `head` and `end`.
+        let (mut end, mut next) = (head, head);
+        loop {
+            let (line, size) = loop {
+                match httparse::parse_chunk_size(&self.received[next..]) {
+                    Ok(httparse::Status::Complete(found)) => break found,
+                    Ok(httparse::Status::Partial) => self.more().await?,
+                    Err(_) => return Err(invalid("a chunk without a size")),
+                }
+            };
+            next += line;
+            let size = usize::try_from(size).unwrap_or(usize::MAX);
+            within_limit(size.saturating_add(end - head))?;
+            if size == 0 {
+                break;
+            }
+            while self.received.len() < next + size + 2 {
+                self.more().await?;
+            }
+            self.received.copy_within(next..next + size, end);
+            end += size;
+            next += size + 2;
+        }
+        // The end is an empty line, before which there may be trailers.
+        loop {
+            while let Some(line) = self.received[next..].iter().position(|byte| *byte == b'\n') {
+                let is_empty = matches!(&self.received[next..next + line], b"" | b"\r");
+                next += line + 1;
+                if is_empty {
+                    self.received_bytes = next;
+                    return Ok(end);
+                }
+            }
+            within_limit(self.received.len() - head)?;
+            self.more().await?;
+        }
+    }
+}
+
+/// How long a body is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Length {
+    Bytes(usize),
+    Chunks,
+    UntilTheEnd,
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+fn within_limit(length: usize) -> io::Result<()> {
+    if length > RESPONSE_MAX { Err(invalid("an answer beyond the limit")) } else { Ok(()) }
 }
 
 /// The reply, the head's length and the body's length, once the head is complete.
 fn parse(
     bytes: &[u8],
     mut note: impl FnMut(&str, &[u8]),
-) -> io::Result<Option<(Reply, usize, usize)>> {
-    let invalid = |what: &'static str| io::Error::new(io::ErrorKind::InvalidData, what);
+) -> io::Result<Option<(Reply, usize, Length)>> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut response = httparse::Response::new(&mut headers);
     let head = match response.parse(bytes).map_err(|_| invalid("not an HTTP/1.1 answer"))? {
@@ -177,12 +277,14 @@ fn parse(
     };
     let status = response.code.unwrap_or_default();
     let mut reply = Reply { status, retry_after: None, close: response.version == Some(0) };
-    let mut length = None;
+    let (mut length, mut is_chunked) = (None, false);
     for header in response.headers.iter() {
         note(header.name, header.value);
         let text = std::str::from_utf8(header.value).unwrap_or_default();
         if header.name.eq_ignore_ascii_case("content-length") {
-            length = text.parse::<usize>().ok();
+            length = Some(text.parse::<usize>().map_err(|_| invalid("not a content length"))?);
+        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
+            is_chunked = text.to_ascii_lowercase().ends_with("chunked");
         } else if header.name.eq_ignore_ascii_case("retry-after") {
             reply.retry_after = text.parse().ok().map(Duration::from_secs);
         } else if header.name.eq_ignore_ascii_case("connection") {
@@ -190,12 +292,13 @@ fn parse(
         }
     }
     let length = match (length, status) {
-        (_, 204 | 304) => 0,
-        (Some(length), _) => length,
-        (None, _) => return Err(invalid("an answer without a content length")),
+        (_, 204 | 304) => Length::Bytes(0),
+        _ if is_chunked => Length::Chunks,
+        (Some(length), _) => Length::Bytes(length),
+        (None, _) => Length::UntilTheEnd,
     };
-    if length > RESPONSE_MAX {
-        return Err(invalid("an answer beyond the limit"));
+    if let Length::Bytes(length) = length {
+        within_limit(length)?;
     }
     Ok(Some((reply, head, length)))
 }
@@ -277,7 +380,7 @@ mod tests {
             assert!(matches!(parse(&whole[..cut], &mut note), Ok(None)), "cut at {cut}");
         }
         let reply = Reply { status: 503, retry_after: Some(Duration::from_secs(2)), close: true };
-        assert_eq!(parse(whole, note).unwrap(), Some((reply, head, 4)));
+        assert_eq!(parse(whole, note).unwrap(), Some((reply, head, Length::Bytes(4))));
         assert_eq!(noted.len(), 3, "each header once, when all are there: {noted:?}");
         assert_eq!(noted[0], ("Retry-After".to_owned(), b"2".to_vec()));
     }
@@ -286,11 +389,57 @@ mod tests {
     fn what_is_not_understood_is_an_error() {
         for answer in [
             "SSH-2.0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
         ] {
             assert!(parse(answer.as_bytes(), |_, _| {}).is_err(), "{answer:?}");
         }
+    }
+
+    /// What a connection makes of two answers that come in pieces of `size` bytes.
+    async fn read_in_pieces(bytes: &'static [u8], size: usize) -> Vec<(u16, bool, Vec<u8>, usize)> {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let mut asked = [0; 64];
+            while let Ok(1..) = stream.read(&mut asked).await {
+                for piece in bytes.chunks(size) {
+                    stream.write_all(piece).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                if !bytes.ends_with(b"\r\n") {
+                    return;
+                }
+            }
+        });
+        let mut connection = Connection::open(&Target::parse(&url).unwrap()).await.unwrap();
+        let mut seen = Vec::new();
+        for _ in 0..2 {
+            let Ok(reply) = connection.exchange(b"GET / HTTP/1.1\r\n\r\n").await else { break };
+            assert!(connection.first_byte().is_some());
+            let bytes = connection.received_bytes();
+            seen.push((reply.status, reply.close, connection.body().to_vec(), bytes));
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn bodies_come_in_chunks_or_until_the_end() {
+        let chunked: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+                              5;x=y\r\nhello\r\nb\r\n, my world!\r\n0\r\nTrailer: 1\r\n\r\n";
+        for size in [1, 2, 7, 1_000] {
+            let whole = (200, false, b"hello, my world!".to_vec(), chunked.len());
+            assert_eq!(read_in_pieces(chunked, size).await, [whole.clone(), whole], "{size}");
+        }
+        let ended: &[u8] = b"HTTP/1.1 200 OK\r\n\r\nall of it";
+        let whole = (200, true, b"all of it".to_vec(), ended.len());
+        assert_eq!(read_in_pieces(ended, 3).await, [whole]);
+        let cut: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel";
+        assert_eq!(read_in_pieces(cut, 100).await, []);
+        let broken: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
+        assert_eq!(read_in_pieces(broken, 100).await, []);
     }
 
     #[tokio::test]

@@ -4,7 +4,11 @@
 use std::{io::Write as _, process::ExitCode};
 
 use clap::Parser;
-use loadtest::scenario::{BadUsage, gps, menu, orders, replay};
+use loadtest::{
+    run::{self, command},
+    scenario::{BadUsage, gps, menu, orders, replay},
+    tokens,
+};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -27,6 +31,13 @@ enum Scenario {
     Menu(Box<menu::Args>),
     /// Customers who order and pay
     Orders(Box<orders::Args>),
+    /// Any load, as a file describes it
+    Run(Box<command::Args>),
+    /// Write tokens for generators that cannot sign, such as k6
+    Tokens(Box<tokens::Args>),
+    /// Answer everything at once: what `run` measures itself against
+    #[command(hide = true)]
+    NoOpServer,
 }
 
 #[tokio::main(worker_threads = 2)]
@@ -38,6 +49,9 @@ async fn main() -> ExitCode {
         Scenario::Replay(args) => replay::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Menu(args) => menu::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Orders(args) => orders::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
+        Scenario::Run(args) => command::start(args, stop).await.map(|s| (s.to_text(), s.passed())),
+        Scenario::Tokens(args) => tokens::start(args).map(|text| (text, true)),
+        Scenario::NoOpServer => run::serve_nothing().await.map(|()| (String::new(), true)),
     };
     let (text, code) = match result {
         Ok((text, passed)) => (text, u8::from(!passed)),

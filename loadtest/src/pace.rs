@@ -104,21 +104,33 @@ impl Drop for Ticker {
 pub fn backoff(attempt: u32, retry_after: Option<Duration>) -> Duration {
     let ceiling =
         BACKOFF_FIRST.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(BACKOFF_MAX);
-    ceiling.mul_f64(rand::random::<f64>()) + retry_after.unwrap_or_default()
+    ceiling.mul_f64(rand::random::<f64>()).saturating_add(retry_after.unwrap_or_default())
 }
 
-/// Reads `60s`, `500ms`, `2m`, `1h`; a number alone is seconds.
+/// Reads `60s`, `500ms`, `2m`, `1h` or `1m30s`; a number alone is seconds.
 pub fn parse_duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let factor = match &text[digits.len()..] {
-        "ms" => 0.001,
-        "s" | "" => 1.0,
-        "m" => 60.0,
-        "h" => 3600.0,
-        unit => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
-    };
-    let number: f64 = digits.parse().map_err(|_| format!("{text:?} is not a duration"))?;
-    Duration::try_from_secs_f64(number * factor).map_err(|_| format!("{text:?} is out of range"))
+    let (mut rest, mut seconds) = (text, 0.0);
+    loop {
+        let is_unit = |c: char| c.is_ascii_alphabetic();
+        let (number, unit) = rest.split_at(rest.find(is_unit).unwrap_or(rest.len()));
+        let (unit, next) = unit.split_at(unit.find(|c| !is_unit(c)).unwrap_or(unit.len()));
+        let factor = match unit {
+            "ms" => 0.001,
+            "s" => 1.0,
+            "" if rest.len() == text.len() => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            unit => return Err(format!("unknown unit {unit:?}: use ms, s, m or h")),
+        };
+        let number = number.parse::<f64>().ok().filter(|number| *number >= 0.0);
+        let number = number.ok_or_else(|| format!("{text:?} is not a duration"))?;
+        seconds += number * factor;
+        rest = next;
+        if rest.is_empty() {
+            break;
+        }
+    }
+    Duration::try_from_secs_f64(seconds).map_err(|_| format!("{text:?} is out of range"))
 }
 
 /// Reads a speed such as `60x` or `60`: trace seconds per second of the run.
@@ -179,7 +191,8 @@ mod tests {
         assert_eq!(parse_duration("1.5m"), Ok(Duration::from_secs(90)));
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
-        for bad in ["", "s", "-1s", "1d", "nans", "1e400s"] {
+        assert_eq!(parse_duration("1h1m30s500ms"), Ok(Duration::from_millis(3_690_500)));
+        for bad in ["", "s", "-1s", "1d", "nans", "1e400s", "1m30", "1 m", "1ms2x", "9s-5s"] {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         assert_eq!(parse_speed("600x"), Ok(600.0));

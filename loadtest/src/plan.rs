@@ -88,27 +88,8 @@ impl Plan for Circles {
     fn position(&self, n: u64, clock: &Clock) -> Position {
         let driver_id = self.drivers.id((n % u64::from(self.drivers.count)) as u32);
         let due_us = self.due_us(n);
-        let [x, y, size, speed] = fractions(driver_id);
-        // Circles of 100 to 600 m around a point of the city, driven at 3 to 15 m/s.
-        let (radius_m, speed_mps) = (100.0 + 500.0 * size, 3.0 + 12.0 * speed);
-        let angle = (x + y) * std::f64::consts::TAU + due_us as f64 * 1e-6 * speed_mps / radius_m;
-        let (sin, cos) = angle.sin_cos();
-        // 111,195 m per degree of latitude; 0.79 is the cosine of San Francisco's latitude.
-        let lat = 37.715 + 0.085 * y + radius_m * sin / 111_195.0;
-        let lon = -122.505 + 0.115 * x + radius_m * cos / (111_195.0 * 0.79);
-        Position {
-            driver_id,
-            recorded_at_us: clock.wall_us(due_us),
-            seq: 0,
-            event_id: EventId(self.nonce | n),
-            lat_e7: contracts::position::to_e7(lat),
-            lon_e7: contracts::position::to_e7(lon),
-            speed_mps: Some(speed_mps as f32),
-            // Counter-clockwise on the map: north at angle 0, west at a quarter turn.
-            heading_deg: Some((-angle.to_degrees()).rem_euclid(360.0) as f32),
-            accuracy_m: Some(5.0),
-            order_id: None,
-        }
+        let event_id = EventId(self.nonce | n);
+        on_circle(driver_id, event_id, due_us, clock.wall_us(due_us))
     }
 
     fn explicit_ids(&self) -> bool {
@@ -117,6 +98,36 @@ impl Plan for Circles {
 
     fn drivers(&self) -> Drivers {
         self.drivers
+    }
+}
+
+/// The fix of a driver that has driven on its circle for `driven_us`, at 3 to 15 m/s.
+pub fn on_circle(
+    driver_id: DriverId,
+    event_id: EventId,
+    driven_us: u64,
+    recorded_at_us: i64,
+) -> Position {
+    let [x, y, size, speed] = fractions(driver_id);
+    // Circles of 100 to 600 m around a point of the city.
+    let (radius_m, speed_mps) = (100.0 + 500.0 * size, 3.0 + 12.0 * speed);
+    let angle = (x + y) * std::f64::consts::TAU + driven_us as f64 * 1e-6 * speed_mps / radius_m;
+    let (sin, cos) = angle.sin_cos();
+    // 111,195 m per degree of latitude; 0.79 is the cosine of San Francisco's latitude.
+    let lat = 37.715 + 0.085 * y + radius_m * sin / 111_195.0;
+    let lon = -122.505 + 0.115 * x + radius_m * cos / (111_195.0 * 0.79);
+    Position {
+        driver_id,
+        recorded_at_us,
+        seq: 0,
+        event_id,
+        lat_e7: contracts::position::to_e7(lat),
+        lon_e7: contracts::position::to_e7(lon),
+        speed_mps: Some(speed_mps as f32),
+        // Counter-clockwise on the map: north at angle 0, west at a quarter turn.
+        heading_deg: Some((-angle.to_degrees()).rem_euclid(360.0) as f32),
+        accuracy_m: Some(5.0),
+        order_id: None,
     }
 }
 

@@ -11,13 +11,10 @@ use std::{
     io,
     rc::Rc,
     task::{Poll, Waker},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
-use crate::client::{Connection, Reply, Target};
-
-/// A connection that rested longer is replaced before use: the server may be about to close it.
-const IDLE_MAX: Duration = Duration::from_secs(5);
+use crate::client::{Connection, IDLE_MAX, Reply, Target};
 
 /// What is sent to a node, and what becomes of it.
 pub(crate) trait Work: 'static {

@@ -20,7 +20,19 @@ pub struct Progress {
 
 impl Progress {
     /// Shows `live` on the way to `total` events.
-    pub fn start(total: u64, live: Arc<Live>) -> Self {
+    pub fn of(total: u64, live: Arc<Live>) -> Self {
+        let mut before = 0;
+        Self::start(total, move |elapsed| {
+            (live.issued.load(Ordering::Relaxed), line(&live, &mut before, elapsed))
+        })
+    }
+
+    /// Shows how far it is on the way to `total`, and a line in words; both are asked for with the
+    /// time since they were asked for last.
+    pub fn start(
+        total: u64,
+        mut look: impl FnMut(Duration) -> (u64, String) + Send + 'static,
+    ) -> Self {
         let is_terminal = std::io::stderr().is_terminal();
         let bar = if is_terminal {
             let style = ProgressStyle::with_template("{bar:30} {percent:>3} %  {elapsed}  {msg}");
@@ -32,13 +44,13 @@ impl Progress {
         let every = Duration::from_secs(if is_terminal { 1 } else { 5 });
         let shown = bar.clone();
         let task = tokio::spawn(async move {
-            let (mut then, mut before) = (Instant::now(), 0);
+            let mut then = Instant::now();
             loop {
                 tokio::time::sleep(every).await;
-                let line = line(&live, &mut before, then.elapsed());
+                let (position, line) = look(then.elapsed());
                 then = Instant::now();
                 if is_terminal {
-                    shown.set_position(live.issued.load(Ordering::Relaxed));
+                    shown.set_position(position);
                     shown.set_message(line);
                 } else {
                     let _nobody_reads = writeln!(std::io::stderr(), "{line}");

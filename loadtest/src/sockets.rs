@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tokio::{net::TcpSocket, task::JoinSet, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
+    tungstenite::{Message, Utf8Bytes, protocol::WebSocketConfig},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -181,21 +181,58 @@ fn expect((status, body): (u16, &[u8]), good: &[u16]) -> anyhow::Result<()> {
     Ok(())
 }
 
-type Socket = WebSocketStream<tokio::net::TcpStream>;
+pub(crate) type Socket = WebSocketStream<tokio::net::TcpStream>;
 
 /// What a watcher reads; other fields and messages are not its business.
 #[derive(Deserialize)]
-struct Update<'a> {
-    r#type: &'a str,
+pub(crate) struct Update<'a> {
+    pub(crate) r#type: &'a str,
     #[serde(default)]
-    timestamp: Option<&'a str>,
+    pub(crate) timestamp: Option<&'a str>,
     #[serde(default)]
     location: Option<Location<'a>>,
+    #[serde(default)]
+    pub(crate) seq: Option<i64>,
+    #[serde(default)]
+    pub(crate) status: Option<&'a str>,
 }
 
 #[derive(Deserialize)]
 struct Location<'a> {
     timestamp: &'a str,
+}
+
+/// Opens an order's socket and subscribes; answers the snapshot, too. With `slow` what is not read
+/// is soon felt by the server.
+pub(crate) async fn subscribe(
+    target: &Target,
+    order: OrderId,
+    token: &str,
+    slow: bool,
+) -> anyhow::Result<(Socket, Utf8Bytes)> {
+    let opening = async {
+        let stream = if slow { small_window(target).await? } else { target.connect().await? };
+        let uri = format!(
+            "ws://{}{}/api/v1/drivers/orders/{order}/driver-location",
+            target.authority, target.prefix
+        );
+        let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
+        let (mut socket, _) = client_async_with_config(uri, stream, Some(config)).await?;
+        let subscribe = serde_json::json!({ "type": "subscribe", "token": token });
+        socket.send(Message::text(subscribe.to_string())).await?;
+        loop {
+            match socket.next().await.context("closed before it was connected")?? {
+                Message::Text(text) => {
+                    let update: Update<'_> = serde_json::from_str(&text)?;
+                    anyhow::ensure!(update.r#type == "connected", "answered {text}");
+                    return Ok((socket, text));
+                }
+                Message::Close(frame) => anyhow::bail!("closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    };
+    timeout(OPEN_TIMEOUT, opening).await.context("no answer in time")?
 }
 
 impl Shared {
@@ -204,34 +241,10 @@ impl Shared {
         let order = self.orders[index];
         let token =
             self.signer.tracking(order.0, FIRST_CUSTOMER + index as i64, Duration::from_secs(60));
-        let opening = async {
-            let stream = if slow {
-                small_window(&self.target).await?
-            } else {
-                self.target.connect().await?
-            };
-            let uri = format!(
-                "ws://{}{}/api/v1/drivers/orders/{order}/driver-location",
-                self.target.authority, self.target.prefix
-            );
-            let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(0);
-            let (mut socket, _) = client_async_with_config(uri, stream, Some(config)).await?;
-            let subscribe = serde_json::json!({ "type": "subscribe", "token": token });
-            socket.send(Message::text(subscribe.to_string())).await?;
-            loop {
-                match socket.next().await.context("closed before it was connected")?? {
-                    Message::Text(text) => {
-                        let update: Update<'_> = serde_json::from_str(&text)?;
-                        anyhow::ensure!(update.r#type == "connected", "answered {text}");
-                        self.saw(index, update.location.map(|location| location.timestamp));
-                        return Ok(socket);
-                    }
-                    Message::Close(frame) => anyhow::bail!("closed: {frame:?}"),
-                    _ => {}
-                }
-            }
-        };
-        timeout(OPEN_TIMEOUT, opening).await.context("no answer in time")?
+        let (socket, connected) = subscribe(&self.target, order, &token, slow).await?;
+        let update: Update<'_> = serde_json::from_str(&connected)?;
+        self.saw(index, update.location.map(|location| location.timestamp));
+        Ok(socket)
     }
 
     async fn watch(self: Arc<Self>, index: usize, mut socket: Socket) {

@@ -73,22 +73,34 @@ struct StatusNow {
     current_capacity: Option<i32>,
 }
 
-#[derive(Deserialize)]
-struct Menu {
+/// A menu as far as its items can be ordered.
+#[derive(Debug, Deserialize)]
+pub struct Menu {
     version: i64,
     categories: Vec<Category>,
 }
 
-#[derive(Deserialize)]
+impl Menu {
+    /// All items, category by category.
+    pub fn items(&self) -> impl Iterator<Item = &Item> {
+        self.categories.iter().flat_map(|category| &category.items)
+    }
+}
+
+#[derive(Debug, Deserialize)]
 struct Category {
     items: Vec<Item>,
 }
 
-#[derive(Deserialize)]
-struct Item {
-    item_id: i64,
-    available: bool,
-    in_stock: bool,
+/// An item of a menu.
+#[derive(Debug, Deserialize)]
+pub struct Item {
+    /// Its id.
+    pub item_id: i64,
+    /// The operator sells it.
+    pub available: bool,
+    /// There is some left.
+    pub in_stock: bool,
 }
 
 #[derive(Deserialize)]
@@ -108,8 +120,7 @@ pub async fn start(
     let restaurant: Restaurant = get(caller, token, &path(Document::Restaurant)).await?;
     let (status, bytes) = caller.call("GET", &path(Document::MenuWithStatus), token, b"").await?;
     let whole: MenuWithStatus = parse(status, bytes)?;
-    let all: Vec<&Item> =
-        whole.menu.categories.iter().flat_map(|category| &category.items).collect();
+    let all: Vec<&Item> = whole.menu.items().collect();
     let step = all.len().div_ceil(items.max(1)).max(1);
     let items: Vec<_> = all
         .into_iter()

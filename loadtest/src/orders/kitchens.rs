@@ -92,7 +92,13 @@ async fn known(caller: &mut Caller, admin: &str) -> anyhow::Result<HashMap<Strin
     Ok(known)
 }
 
+/// Latitude and longitude of restaurant `n`, degrees.
+pub fn place(n: u32) -> (f64, f64) {
+    (37.77 + f64::from(n % 100) * 0.0005, -122.42 + f64::from(n / 100) * 0.0005)
+}
+
 async fn make(caller: &mut Caller, admin: &str, n: u32) -> anyhow::Result<i64> {
+    let (latitude, longitude) = place(n);
     let profile = json!({
         "external_id": format!("loadtest-orders-{n:05}"),
         "name": name(n),
@@ -100,8 +106,8 @@ async fn make(caller: &mut Caller, admin: &str, n: u32) -> anyhow::Result<i64> {
         "address": format!("{} Load Street", n + 1),
         "city": "San Francisco",
         "country": "US",
-        "latitude": 37.77 + f64::from(n % 100) * 0.0005,
-        "longitude": -122.42 + f64::from(n / 100) * 0.0005,
+        "latitude": latitude,
+        "longitude": longitude,
         "time_zone": "America/Los_Angeles",
         "opening_hours": "24/7",
         "currency": "USD",

@@ -51,10 +51,10 @@ pub enum Frames {
 
 /// What is known of the system from beside it; settings of every scenario.
 #[derive(Debug, Clone, clap::Args)]
-pub(super) struct System {
+pub(crate) struct System {
     /// Private key that the services trust, PEM
     #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    signing_key_file: PathBuf,
+    signing_key_file: Option<PathBuf>,
     /// `iss` of the tokens
     #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
     issuer: String,
@@ -67,12 +67,14 @@ pub(super) struct System {
 }
 
 impl System {
-    pub(super) fn signer(&self) -> Result<Signer, BadUsage> {
-        Signer::load(&self.signing_key_file, &self.issuer, &self.audience)
+    pub(crate) fn signer(&self) -> Result<Signer, BadUsage> {
+        let missing = "tokens need a key: --signing-key-file, or AUTH_SIGNING_KEY_FILE";
+        let file = self.signing_key_file.as_ref().ok_or_else(|| BadUsage(missing.into()))?;
+        Signer::load(file, &self.issuer, &self.audience)
             .map_err(|error| BadUsage(format!("{error:#}")))
     }
 
-    pub(super) fn processes(&self) -> Result<Option<Processes>, BadUsage> {
+    pub(crate) fn processes(&self) -> Result<Option<Processes>, BadUsage> {
         let parse = |text: &String| {
             Processes::parse(text)
                 .ok_or_else(|| BadUsage(format!("not a list of processes: {text:?}")))

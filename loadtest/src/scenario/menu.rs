@@ -139,7 +139,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
     // Without a clock the sender has failed, and says why below.
     let cpu = match clock.await {
         Ok(clock) => {
-            let progress = Progress::start(total, live);
+            let progress = Progress::of(total, live);
             let warm_us = args.warm_up.as_micros() as u64;
             let left = Duration::from_micros(warm_us.saturating_sub(clock.now_us()));
             let measured = match tokio::time::timeout(left, &mut is_quiet).await {

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 use platform::auth::Signer;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::common::System;
 pub use self::common::{BadUsage, Carrier, Common, Frames};
 use crate::{
     check::{Ledger, Scope, Verdict, verify},
@@ -93,7 +94,7 @@ pub(crate) async fn run(
     let mut before = Reading::default();
     let progress = match clock.await {
         Ok(clock) => {
-            let progress = Progress::start(plan.total(), Arc::clone(&live));
+            let progress = Progress::of(plan.total(), Arc::clone(&live));
             let warm = common.warm_up.as_micros() as u64;
             if let Some(watchers) = &watchers {
                 watchers.measure_from(clock.wall_us(warm));

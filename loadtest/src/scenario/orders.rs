@@ -161,7 +161,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
         Arc::clone(&live),
         stop.clone(),
     ));
-    let progress = Progress::start(total, Arc::clone(&live));
+    let progress = Progress::of(total, Arc::clone(&live));
     // A run that is stopped within its warm-up has nothing to measure.
     let warmed = stop.run_until_cancelled(tokio::time::sleep(args.warm_up)).await.is_some();
     let (before, accepted_before) = (meter.read(), live.accepted.load(Ordering::Relaxed));

@@ -8,7 +8,7 @@
 //! and repetitions included.
 
 mod http;
-mod stream;
+pub(crate) mod stream;
 
 use std::{
     cell::{Cell, RefCell},

@@ -34,7 +34,7 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const OPENING_MAX: usize = 64;
 
 /// A driver's open socket.
-pub(super) type Socket = WebSocketStream<TcpStream>;
+pub(crate) type Socket = WebSocketStream<TcpStream>;
 
 /// Opens the sockets of all drivers, in the order of their indexes.
 pub(super) async fn connect(
@@ -67,11 +67,24 @@ pub(super) async fn connect(
 
 /// Opens one socket of the API with a bearer token.
 async fn open(target: &Target, path: &str, token: &str) -> Result<Socket, tungstenite::Error> {
+    let bearer = format!("Bearer {token}");
+    open_with(target, path, [("authorization", bearer.as_str())]).await
+}
+
+/// The same with these headers.
+pub(crate) async fn open_with<'a>(
+    target: &Target,
+    path: &str,
+    headers: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<Socket, tungstenite::Error> {
     let mut request =
         format!("ws://{}{}/api/v1{path}", target.authority, target.prefix).into_client_request()?;
-    let bearer = http::HeaderValue::try_from(format!("Bearer {token}"))
-        .map_err(|error| tungstenite::Error::HttpFormat(error.into()))?;
-    request.headers_mut().insert(http::header::AUTHORIZATION, bearer);
+    let format = |error: http::Error| tungstenite::Error::HttpFormat(error);
+    for (name, value) in headers {
+        let name = http::HeaderName::try_from(name).map_err(|error| format(error.into()))?;
+        let value = http::HeaderValue::try_from(value).map_err(|error| format(error.into()))?;
+        request.headers_mut().insert(name, value);
+    }
     let stream = target.connect().await?;
     // The default buffers are 128 KiB each, for every one of thousands of sockets.
     let config = WebSocketConfig::default().read_buffer_size(4096).write_buffer_size(4096);

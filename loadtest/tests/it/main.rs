@@ -4,4 +4,5 @@
 mod check;
 mod menu;
 mod orders;
+mod run;
 mod send;

@@ -1,0 +1,336 @@
+//! One scenario while it runs: its virtual users, and the iterations that wait for one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use tokio::task::AbortHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    agent::Agent,
+    executor::Load,
+    flow::{Flow, Turn, User},
+    metrics::{Labels, Metric},
+    state::Run,
+};
+
+/// A scenario on its way.
+pub(super) struct Lane(Rc<Shared>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waiting,
+    Running,
+    /// No iteration begins any more; when that was, µs.
+    Ending(u64),
+    Over,
+}
+
+struct Shared {
+    run: Rc<Run>,
+    index: u16,
+    flow: Box<dyn Flow>,
+    start_us: u64,
+    state: Cell<State>,
+    /// The load is over.
+    ending: CancellationToken,
+    users: RefCell<Vec<Handle>>,
+    /// Of these, how many were not told to end: counting 50,000 at every tick would be felt.
+    staying: Cell<u32>,
+    /// Virtual users whose tasks live.
+    alive: Cell<u32>,
+    /// The number of the next virtual user; numbers of those that have gone are used again.
+    free_numbers: RefCell<Vec<u32>>,
+    /// Of an open model: arrivals so far, those that wait, and users without one.
+    arrivals: Cell<u64>,
+    queue: RefCell<VecDeque<Turn>>,
+    idle: RefCell<Vec<Waker>>,
+    /// Waiting arrivals whose user was woken and has not come yet.
+    promised: Cell<usize>,
+}
+
+/// A virtual user's task.
+struct Handle {
+    ending: CancellationToken,
+    abort: AbortHandle,
+    /// When it was told to end, µs.
+    told_us: Option<u64>,
+}
+
+impl Lane {
+    /// Of a scenario that begins so long after the start of the run's clock.
+    pub(super) fn new(run: &Rc<Run>, index: u16, flow: Box<dyn Flow>, begin_us: u64) -> Self {
+        let start = run.script.scenarios[usize::from(index)].start;
+        Self(Rc::new(Shared {
+            run: Rc::clone(run),
+            index,
+            flow,
+            start_us: begin_us + start.as_micros() as u64,
+            state: Cell::new(State::Waiting),
+            ending: CancellationToken::new(),
+            users: RefCell::default(),
+            staying: Cell::new(0),
+            alive: Cell::new(0),
+            free_numbers: RefCell::default(),
+            arrivals: Cell::new(0),
+            queue: RefCell::default(),
+            idle: RefCell::default(),
+            promised: Cell::new(0),
+        }))
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        self.0.state.get() == State::Over
+    }
+
+    /// Whether it only goes on for the others.
+    pub(super) fn is_background(&self) -> bool {
+        self.0.run.script.scenarios[usize::from(self.0.index)].background
+    }
+
+    /// Virtual users.
+    pub(super) fn vus(&self) -> u32 {
+        self.0.alive.get()
+    }
+
+    /// Begins no more iterations; those that have begun may end.
+    pub(super) fn end(&self, now_us: u64) {
+        let lane = &self.0;
+        match lane.state.get() {
+            State::Waiting => lane.state.set(State::Over),
+            State::Running => {
+                lane.state.set(State::Ending(now_us));
+                lane.ending.cancel();
+                // Who has no iteration sees that there will be none.
+                lane.idle.borrow_mut().drain(..).for_each(Waker::wake);
+            }
+            State::Ending(_) | State::Over => {}
+        }
+    }
+
+    /// Does what is due.
+    pub(super) fn tick(&self, now_us: u64) {
+        let lane = &self.0;
+        let scenario = &lane.run.script.scenarios[usize::from(lane.index)];
+        if lane.state.get() == State::Waiting && now_us >= lane.start_us {
+            lane.state.set(State::Running);
+            if let Load::Arrivals { pre_allocated, .. } = scenario.load {
+                (0..pre_allocated).for_each(|_| lane.add_user());
+            }
+        }
+        match lane.state.get() {
+            State::Waiting | State::Over => return,
+            State::Running => {
+                let time = Duration::from_micros(now_us - lane.start_us);
+                let is_over = time >= scenario.load.duration();
+                match &scenario.load {
+                    // The ramp is 0 then, but who is left has `graceful_stop` to finish.
+                    Load::Users { .. } if is_over => {}
+                    Load::Users { vus, .. } => lane.adjust(vus.at(time).round() as u32, now_us),
+                    Load::Arrivals { rate, max_vus, .. } => {
+                        lane.arrive(now_us, *max_vus, |n| rate.due_us(n));
+                    }
+                }
+                if is_over {
+                    self.end(now_us);
+                }
+            }
+            State::Ending(since_us) => {
+                let grace = scenario.graceful_stop.as_micros() as u64;
+                // Those that are cut off are gone when their tasks have been dropped.
+                if lane.alive.get() == 0 && lane.queue.borrow().is_empty() {
+                    lane.state.set(State::Over);
+                } else if now_us.saturating_sub(since_us) > grace {
+                    lane.users.borrow().iter().for_each(|user| user.abort.abort());
+                    let waiting = lane.queue.borrow().len();
+                    lane.drop_waiting(waiting);
+                }
+            }
+        }
+        match &scenario.load {
+            Load::Arrivals { max_wait, .. } => lane.expire(now_us, *max_wait),
+            Load::Users { graceful_ramp_down, .. } => lane.cut(now_us, *graceful_ramp_down),
+        }
+        lane.forget_finished();
+    }
+}
+
+impl Shared {
+    fn labels(&self) -> Labels {
+        Labels { scenario: self.index, ..Labels::default() }
+    }
+
+    /// Starts a virtual user.
+    fn add_user(self: &Rc<Self>) {
+        let number = self.free_numbers.borrow_mut().pop().unwrap_or_else(|| self.alive.get());
+        self.alive.set(self.alive.get() + 1);
+        let ending = self.ending.child_token();
+        let alive = Alive { lane: Rc::clone(self), number };
+        let agent = Agent::new(&self.run, self.index, number, ending.clone());
+        let user = self.flow.user(agent);
+        let is_open = self.run.script.scenarios[usize::from(self.index)].load.is_open();
+        let work =
+            async move { if is_open { alive.serve(user).await } else { alive.repeat(user).await } };
+        let abort = tokio::task::spawn_local(work).abort_handle();
+        self.users.borrow_mut().push(Handle { ending, abort, told_us: None });
+        self.staying.set(self.staying.get() + 1);
+    }
+
+    fn forget_finished(&self) {
+        let mut users = self.users.borrow_mut();
+        if users.len() != self.alive.get() as usize {
+            users.retain(|user| !user.abort.is_finished());
+            self.staying.set(users.iter().filter(|user| user.told_us.is_none()).count() as u32);
+        }
+    }
+
+    /// Has so many virtual users of a closed model, and tells those that are too many.
+    fn adjust(self: &Rc<Self>, target: u32, now_us: u64) {
+        (self.staying.get()..target).for_each(|_| self.add_user());
+        let too_many = self.staying.get().saturating_sub(target);
+        if too_many == 0 {
+            return;
+        }
+        let mut users = self.users.borrow_mut();
+        let staying = users.iter_mut().rev().filter(|user| user.told_us.is_none());
+        for user in staying.take(too_many as usize) {
+            user.told_us = Some(now_us);
+            user.ending.cancel();
+        }
+        self.staying.set(target);
+    }
+
+    /// Cuts off the iterations of users that were told to end.
+    fn cut(&self, now_us: u64, grace: Duration) {
+        let users = self.users.borrow();
+        if users.len() == self.staying.get() as usize {
+            return;
+        }
+        for user in users.iter() {
+            let waited_us = user.told_us.map_or(0, |told_us| now_us.saturating_sub(told_us));
+            if waited_us > grace.as_micros() as u64 {
+                user.abort.abort();
+            }
+        }
+    }
+
+    /// Hands out the arrivals that are due.
+    fn arrive(self: &Rc<Self>, now_us: u64, max_vus: u32, due_us: impl Fn(u64) -> Option<u64>) {
+        while let Some(due_us) = due_us(self.arrivals.get()).map(|us| us + self.start_us)
+            && due_us <= now_us
+        {
+            self.arrivals.set(self.arrivals.get() + 1);
+            let n = self.run.next_iteration(self.index);
+            self.queue.borrow_mut().push_back(Turn { n, due_us });
+            if let Some(waker) = self.idle.borrow_mut().pop() {
+                self.promised.set(self.promised.get() + 1);
+                waker.wake();
+            } else if self.alive.get() < max_vus {
+                self.promised.set(self.promised.get() + 1);
+                self.add_user();
+            }
+        }
+    }
+
+    /// Drops arrivals that nobody could begin for too long.
+    fn expire(&self, now_us: u64, max_wait: Duration) {
+        let max_us = max_wait.as_micros() as u64;
+        let expired = {
+            let queue = self.queue.borrow();
+            let waiting = queue.iter().take(queue.len().saturating_sub(self.promised.get()));
+            waiting.take_while(|turn| now_us.saturating_sub(turn.due_us) >= max_us).count()
+        };
+        self.drop_waiting(expired);
+    }
+
+    fn drop_waiting(&self, count: usize) {
+        if count > 0 {
+            self.queue.borrow_mut().drain(..count);
+            let more = count as u64;
+            self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
+            self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
+        }
+    }
+}
+
+/// A virtual user's place in its lane, for as long as its task lives.
+struct Alive {
+    lane: Rc<Shared>,
+    number: u32,
+}
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.lane.alive.set(self.lane.alive.get() - 1);
+        self.lane.free_numbers.borrow_mut().push(self.number);
+    }
+}
+
+impl Alive {
+    /// The next iteration as soon as the last is over.
+    async fn repeat(self, mut user: Box<dyn User>) {
+        while !user.agent().ending.is_cancelled() {
+            let n = self.lane.run.next_iteration(self.lane.index);
+            let due_us = self.lane.run.clock.now_us();
+            self.iterate(&mut *user, Turn { n, due_us }).await;
+            // One that waits for nothing would keep all others from their turns.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Iterations as they come.
+    async fn serve(self, mut user: Box<dyn User>) {
+        while let Some(turn) = self.next().await {
+            self.iterate(&mut *user, turn).await;
+        }
+    }
+
+    async fn next(&self) -> Option<Turn> {
+        let lane = &self.lane;
+        poll_fn(|context| match lane.queue.borrow_mut().pop_front() {
+            Some(turn) => {
+                lane.promised.set(lane.promised.get().saturating_sub(1));
+                Poll::Ready(Some(turn))
+            }
+            None if lane.state.get() != State::Running => Poll::Ready(None),
+            None => {
+                lane.idle.borrow_mut().push(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+
+    async fn iterate(&self, user: &mut dyn User, turn: Turn) {
+        let mut unfinished = Unfinished { lane: &self.lane, is_finished: false };
+        user.agent().begin(turn.due_us);
+        user.iterate(turn).await;
+        unfinished.is_finished = true;
+        let us = self.lane.run.clock.now_us().saturating_sub(turn.due_us);
+        let mut metrics = self.lane.run.metrics.borrow_mut();
+        metrics.add(Metric::Iterations, self.lane.labels(), 1);
+        metrics.time(Metric::IterationDuration, self.lane.labels(), us);
+        self.lane.run.seconds.borrow_mut().iterations(self.lane.index, 1, 0);
+    }
+}
+
+/// Counts an iteration that is cut off.
+struct Unfinished<'a> {
+    lane: &'a Shared,
+    is_finished: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            let mut metrics = self.lane.run.metrics.borrow_mut();
+            metrics.add(Metric::InterruptedIterations, self.lane.labels(), 1);
+        }
+    }
+}
