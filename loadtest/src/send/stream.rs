@@ -8,6 +8,7 @@ use std::{
     cell::RefCell,
     collections::VecDeque,
     future::poll_fn,
+    pin::pin,
     rc::Rc,
     task::{Poll, Waker},
     time::Duration,
@@ -203,14 +204,15 @@ async fn converse(
 ) -> &'static str {
     let mut writer = FixWriter::default();
     let mut heard = Instant::now();
+    // Looked at when it goes off instead of being set anew for each frame.
+    let mut overdue = pin!(sleep_until(heard + ACK_TIMEOUT));
     loop {
-        let waiting = !frames.pending.is_empty();
-        if !waiting {
-            heard = Instant::now();
-        }
         tokio::select! {
             biased;
             job = lane.next() => {
+                if frames.pending.is_empty() {
+                    heard = Instant::now();
+                }
                 let mut next = Some(job);
                 while let Some(job) = next {
                     engine.writing(&job);
@@ -232,7 +234,14 @@ async fn converse(
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return "socket closed",
                 Some(Ok(_)) => {}
             },
-            () = sleep_until(heard + ACK_TIMEOUT), if waiting => return "no acknowledgement",
+            () = &mut overdue => {
+                let now = Instant::now();
+                if !frames.pending.is_empty() && now >= heard + ACK_TIMEOUT {
+                    return "no acknowledgement";
+                }
+                let since = if frames.pending.is_empty() { now } else { heard };
+                overdue.as_mut().reset(since + ACK_TIMEOUT);
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `n` frames of the connection are dealt with: each is on disk, but for those that an
 //! `{"n":…,"error":{…}}` before the ack names. One ack may cover many frames.
 
-use std::time::Duration;
+use std::{mem, pin::pin, time::Duration};
 
 use axum::{
     extract::{
@@ -14,8 +14,12 @@ use axum::{
     },
     response::Response,
 };
+use chrono::{DateTime, Utc};
 use contracts::{ids::DriverId, position::Position};
-use futures_util::{FutureExt as _, StreamExt as _, stream::FuturesOrdered};
+use futures_util::{
+    FutureExt as _,
+    future::{Fuse, FusedFuture as _},
+};
 use platform::{
     access::Row,
     auth::Auth,
@@ -23,6 +27,8 @@ use platform::{
     problem::Problem,
 };
 use serde_json::json;
+use smallvec::SmallVec;
+use tokio::time::Instant;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, DRIVER, get, locations::FIX_BYTES_MAX, now, only_self};
@@ -30,6 +36,8 @@ use crate::fix::{Fix, FixError, check_position};
 
 /// Frames of one connection that may wait for the disk; reading pauses above.
 const WAITING_MAX: usize = 256;
+/// What a socket reads at once, allocated for its whole life: some fixes.
+const READ_BUFFER_BYTES: usize = 1024;
 /// A device that takes nothing for so long is gone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without any frame for so long is gone; phones send pings or fixes.
@@ -66,7 +74,7 @@ async fn stream(
     Ok(upgrade
         .max_message_size(FIX_BYTES_MAX)
         .max_frame_size(FIX_BYTES_MAX)
-        .read_buffer_size(4 * 1024)
+        .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .max_write_buffer_size(64 * 1024)
         .on_upgrade(move |socket| session(app, driver_id, caller.expires_at, socket)))
@@ -81,87 +89,105 @@ async fn session(app: App, driver_id: DriverId, expires_at: i64, mut socket: Web
     metrics::gauge!("driver_streams").decrement(1.0);
 }
 
+/// What frames held, in the order of their coming.
+type Frames = SmallVec<[Result<Position, Problem>; 1]>;
+
 /// Reads and acknowledges until something ends it; answers the close code and the reason.
+///
+/// One append at a time: what comes meanwhile gathers for the next one, as it would in the writer.
 async fn follow(
     app: &App,
     driver_id: DriverId,
     expires_at: i64,
     socket: &mut WebSocket,
 ) -> (u16, &'static str) {
-    let mut frames: u64 = 0;
     let mut dealt_with: u64 = 0;
-    let mut waiting = FuturesOrdered::new();
+    let mut gathered = Frames::new();
+    let mut storing = pin!(Fuse::terminated());
+    // A child has its own lock, and what is pinned once is registered once: thousands of sockets
+    // would otherwise meet on one lock and one timer for each frame.
+    let shutdown = app.shutdown.child_token();
+    let mut shutdown = pin!(shutdown.cancelled());
+    let mut idle = pin!(tokio::time::sleep(IDLE_MAX));
+    let mut heard = Instant::now();
     let mut end = None;
     loop {
-        if end.is_some() && waiting.is_empty() {
-            return end.unwrap_or((close_code::NORMAL, ""));
+        if storing.is_terminated() {
+            if !gathered.is_empty() {
+                storing.set(store(app, mem::take(&mut gathered)).fuse());
+            } else if let Some(end) = end {
+                return end;
+            }
         }
         tokio::select! {
-            Some(first) = waiting.next() => {
-                let mut done = vec![first];
-                while let Some(Some(next)) = waiting.next().now_or_never() {
-                    done.push(next);
-                }
-                dealt_with += done.len() as u64;
-                if acknowledge(socket, &done, dealt_with).await.is_err() {
+            stored = &mut storing, if !storing.is_terminated() => {
+                if acknowledge(socket, &stored, &mut dealt_with).await.is_err() {
                     return (close_code::NORMAL, "");
                 }
             }
-            () = app.shutdown.cancelled(), if end.is_none() => {
+            () = &mut shutdown, if end.is_none() => {
                 end = Some((close_code::RESTART, "restarting, connect again"));
             }
-            received = tokio::time::timeout(IDLE_MAX, socket.recv()),
-                if end.is_none() && waiting.len() < WAITING_MAX =>
-            {
+            () = &mut idle, if end.is_none() => {
+                if heard.elapsed() >= IDLE_MAX {
+                    end = Some((close_code::AWAY, "no frame for 120 s"));
+                } else {
+                    idle.as_mut().reset(heard + IDLE_MAX);
+                }
+            }
+            received = socket.recv(), if end.is_none() && gathered.len() < WAITING_MAX => {
                 let message = match received {
-                    Err(_) => { end = Some((close_code::AWAY, "no frame for 120 s")); continue }
-                    Ok(None) => { end = Some((close_code::NORMAL, "")); continue }
-                    Ok(Some(Err(_))) => {
+                    None => { end = Some((close_code::NORMAL, "")); continue }
+                    Some(Err(_)) => {
                         end = Some((close_code::SIZE, "not a frame of at most 2 KiB"));
                         continue;
                     }
-                    Ok(Some(Ok(message))) => message,
+                    Some(Ok(message)) => message,
                 };
-                if now().timestamp() > expires_at + platform::auth::LEEWAY_S {
+                heard = Instant::now();
+                let now = now();
+                if now.timestamp() > expires_at + platform::auth::LEEWAY_S {
                     end = Some((close_code::POLICY, "the token has expired"));
                     continue;
                 }
                 let fix = match &message {
-                    Message::Text(text) => text_fix(text.as_bytes(), driver_id),
-                    Message::Binary(bytes) => binary_fix(bytes, driver_id),
+                    Message::Text(text) => text_fix(text.as_bytes(), driver_id, now),
+                    Message::Binary(bytes) => binary_fix(bytes, driver_id, now),
                     Message::Close(_) => { end = Some((close_code::NORMAL, "")); continue }
                     // axum answers pings.
                     Message::Ping(_) | Message::Pong(_) => continue,
                 };
-                frames += 1;
-                let fix = fix.and_then(|position| {
+                gathered.push(fix.and_then(|position| {
                     app.limits.fix(driver_id).map_err(Problem::too_many)?;
                     Ok(position)
-                });
-                waiting.push_back(store(app.clone(), frames, fix));
+                }));
             }
         }
     }
 }
 
-async fn store(app: App, frame: u64, fix: Result<Position, Problem>) -> Result<(), (u64, Problem)> {
-    let position = fix.map_err(|problem| (frame, problem))?;
-    match app.appender.append(&[position]).await {
-        Ok(_) => Ok(()),
-        Err(error) => Err((frame, Problem::from(error))),
-    }
+/// Appends the fixes of these frames; answers what each frame came to.
+async fn store(app: &App, frames: Frames) -> SmallVec<[Result<(), Problem>; 1]> {
+    let positions: SmallVec<[Position; 1]> =
+        frames.iter().filter_map(|fix| fix.as_ref().ok().copied()).collect();
+    let appended = match positions.as_slice() {
+        [] => Ok(()),
+        positions => app.appender.append(positions).await.map(drop),
+    };
+    frames.into_iter().map(|fix| fix.and_then(|_| Ok(appended?))).collect()
 }
 
 /// Names what failed, then acknowledges.
 async fn acknowledge(
     socket: &mut WebSocket,
-    done: &[Result<(), (u64, Problem)>],
-    dealt_with: u64,
+    stored: &[Result<(), Problem>],
+    dealt_with: &mut u64,
 ) -> Result<(), ()> {
-    let errors = done
-        .iter()
-        .filter_map(|done| done.as_ref().err())
+    let errors = (*dealt_with + 1..)
+        .zip(stored)
+        .filter_map(|(frame, stored)| Some((frame, stored.as_ref().err()?)))
         .map(|(frame, problem)| json!({"n": frame, "error": problem}).to_string());
+    *dealt_with += stored.len() as u64;
     for text in errors.chain([format!("{{\"ack\":{dealt_with}}}")]) {
         let sent = tokio::time::timeout(SEND_TIMEOUT, socket.send(Message::text(text))).await;
         sent.map_err(drop)?.map_err(drop)?;
@@ -169,17 +195,17 @@ async fn acknowledge(
     Ok(())
 }
 
-fn text_fix(text: &[u8], driver_id: DriverId) -> Result<Position, Problem> {
+fn text_fix(text: &[u8], driver_id: DriverId, now: DateTime<Utc>) -> Result<Position, Problem> {
     let fix: Fix = from_json(text)?;
-    Ok(fix.check(fix.driver(Some(driver_id))?, now())?)
+    Ok(fix.check(fix.driver(Some(driver_id))?, now)?)
 }
 
-fn binary_fix(bytes: &[u8], driver_id: DriverId) -> Result<Position, Problem> {
+fn binary_fix(bytes: &[u8], driver_id: DriverId, now: DateTime<Utc>) -> Result<Position, Problem> {
     let position = Position::decode_entry(bytes)
         .map_err(|error| Problem::unprocessable().detail(error.to_string()))?;
     if position.driver_id != driver_id {
         let error = FixError { field: "driver_id", message: "is not the driver of the path" };
         return Err(error.into());
     }
-    Ok(check_position(position, now())?)
+    Ok(check_position(position, now)?)
 }

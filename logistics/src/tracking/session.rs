@@ -25,8 +25,11 @@ use super::{
 const MESSAGE_MAX_BYTES: usize = 4 * 1024;
 /// The most that waits to be written to one socket.
 const WRITE_BUFFER_MAX_BYTES: usize = 64 * 1024;
-/// What a socket reads at once, allocated for its whole life.
-const READ_BUFFER_BYTES: usize = 4 * 1024;
+/// What a socket reads at once, allocated for its whole life: after the subscribe message, which
+/// may take several reads, a client sends little but pongs.
+const READ_BUFFER_BYTES: usize = 256;
+/// What is written out at once when there is more than one message.
+const WRITE_BUFFER_BYTES: usize = 4 * 1024;
 
 /// Frames that a client may send between two of our pings: far more than it has reason to.
 const FRAMES_MAX: u32 = 200;
@@ -116,7 +119,7 @@ pub(crate) fn accept(upgrade: WebSocketUpgrade, sources: Sources, order_id: Orde
         .max_frame_size(MESSAGE_MAX_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
         // Written out once so much waits, or at a flush.
-        .write_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
         .on_upgrade(move |socket| run(socket, sources, order_id, token))
 }
