@@ -14,7 +14,7 @@
 
 use std::{
     collections::hash_map::Entry as MapEntry,
-    hash::{BuildHasher as _, BuildHasherDefault},
+    hash::BuildHasher as _,
     sync::{
         Arc,
         atomic::{AtomicI64, AtomicU64, Ordering},
@@ -24,7 +24,8 @@ use std::{
 
 use contracts::ids::RestaurantId;
 use parking_lot::Mutex;
-use rustc_hash::{FxBuildHasher, FxHashMap, FxHasher};
+use quick_cache::{Weighter, sync::DefaultLifecycle};
+use rustc_hash::{FxBuildHasher, FxHashMap};
 use tokio::sync::watch;
 
 use crate::{
@@ -41,6 +42,8 @@ const FLOOR_KEPT: Duration = Duration::from_secs(60);
 /// Floors of one shard above which old ones are looked for.
 const FLOORS_PRUNE: usize = 1_024;
 const SHARDS: usize = 64;
+/// What a document takes, about: only for the first size of tables.
+const DOCUMENT_BYTES: u64 = 16 * 1024;
 /// A negative entry's body is nothing; this is its key and so on.
 const NEGATIVE_WEIGHT: u32 = 200;
 
@@ -67,6 +70,15 @@ struct Kept {
     lists: u64,
     /// Fetched while the lease was valid.
     trusted: bool,
+}
+
+#[derive(Clone)]
+struct ByBytes;
+
+impl Weighter<Key, Kept> for ByBytes {
+    fn weight(&self, _: &Key, kept: &Kept) -> u64 {
+        kept.document.as_ref().map_or(NEGATIVE_WEIGHT, |document| document.weight()).into()
+    }
 }
 
 /// What is known at the begin of a fetch, by which its result is judged.
@@ -140,7 +152,7 @@ struct Shard {
 
 /// The process's cache.
 pub struct Memory {
-    kept: moka::sync::Cache<Key, Kept, BuildHasherDefault<FxHasher>>,
+    kept: quick_cache::sync::Cache<Key, Kept, ByBytes, FxBuildHasher>,
     shards: Box<[Mutex<Shard>]>,
     next_flight: AtomicU64,
     session: AtomicU64,
@@ -153,12 +165,13 @@ pub struct Memory {
 impl Memory {
     /// Keeps up to `bytes`, bodies in all their encodings included.
     pub fn new(bytes: u64) -> Self {
-        let kept = moka::sync::Cache::builder()
-            .max_capacity(bytes)
-            .weigher(|_, kept: &Kept| {
-                kept.document.as_ref().map_or(NEGATIVE_WEIGHT, |document| document.weight())
-            })
-            .build_with_hasher(BuildHasherDefault::<FxHasher>::default());
+        let kept = quick_cache::sync::Cache::with(
+            usize::try_from(bytes / DOCUMENT_BYTES).unwrap_or(usize::MAX),
+            bytes,
+            ByBytes,
+            FxBuildHasher,
+            DefaultLifecycle::default(),
+        );
         Self {
             kept,
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
@@ -200,8 +213,7 @@ impl Memory {
 
     /// Bytes and documents that are kept, old ones included.
     pub fn size(&self) -> (u64, u64) {
-        self.kept.run_pending_tasks();
-        (self.kept.weighted_size(), self.kept.entry_count())
+        (self.kept.weight(), self.kept.len() as u64)
     }
 
     /// To be asked for before a fetch begins to read.

@@ -38,7 +38,7 @@ pub struct Config {
     pub menu_stale_max: Duration,
     /// Menus that this process keeps
     #[arg(long, env = "ORDER_MENUS_KEPT", default_value_t = 2_000)]
-    pub menus_kept: u64,
+    pub menus_kept: usize,
 
     /// Where the payment gateway answers: Stripe's API, or one that speaks like it
     #[arg(long, env = "PAYMENT_GATEWAY_URL", default_value = "http://127.0.0.1:8010")]

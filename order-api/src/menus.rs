@@ -106,7 +106,7 @@ struct Inner {
     url: reqwest::Url,
     stale_max: Duration,
     breaker: Breaker,
-    kept: moka::sync::Cache<RestaurantId, Arc<Kept>>,
+    kept: quick_cache::sync::Cache<RestaurantId, Arc<Kept>>,
     /// Restaurants that are being asked about; and who tells those who came since, when there are
     /// some.
     flights: Mutex<FxHashMap<RestaurantId, Option<watch::Sender<Option<Answer>>>>>,
@@ -131,7 +131,7 @@ impl Menus {
         url: &str,
         timeout: Duration,
         stale_max: Duration,
-        kept_max: u64,
+        kept_max: usize,
     ) -> anyhow::Result<Self> {
         let http = reqwest::Client::builder()
             .timeout(timeout)
@@ -150,7 +150,7 @@ impl Menus {
             url: url.parse().context("the URL of menu-api is not one")?,
             stale_max,
             breaker: Breaker::new(settings, rand::random(), Instant::now()),
-            kept: moka::sync::Cache::new(kept_max),
+            kept: quick_cache::sync::Cache::new(kept_max),
             flights: Mutex::default(),
             rounds: Mutex::default(),
         })))
@@ -248,7 +248,7 @@ impl Menus {
                 Ok(Ok(Arc::clone(&kept.offer)))
             }
             (StatusCode::NOT_FOUND, _) => {
-                self.0.kept.invalidate(&restaurant);
+                self.0.kept.remove(&restaurant);
                 Ok(Err(MenuError::NotFound))
             }
             (StatusCode::OK, _) => {
