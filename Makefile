@@ -34,7 +34,8 @@ build: setup ## Build the release binaries into target/release
 	$(CARGO) build $(ALL) --release
 
 .PHONY: demo
-demo: build ## Watch a simulated town, e.g. make demo ARGS='--for 60s'
+demo: setup ## Watch a simulated town, e.g. make demo ARGS='--for 60s'
+	$(CARGO) build $(ALL) --release --bin devstack
 	$(TARGET)/release/devstack demo $(ARGS)
 
 .PHONY: test
