@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::Parser as _;
 use loadtest::run::{
     command::{self, Done},
     summary::Summary,
@@ -18,13 +18,9 @@ use serde_json::Value;
 use server::{Manners, Server};
 use tokio_util::sync::CancellationToken;
 
-const SLOW: Manners = Manners { slow: Duration::from_millis(300), fails: None };
+use crate::cli::Cli;
 
-#[derive(Debug, Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: command::Args,
-}
+const SLOW: Manners = Manners { slow: Duration::from_millis(300), fails: None };
 
 /// A folder with a scenario file that requests `/` of the server.
 struct File {
@@ -52,7 +48,7 @@ impl File {
 
     async fn run_until(&self, stop: CancellationToken) -> anyhow::Result<Summary> {
         let words = ["run", self.path.to_str().unwrap(), "--no-calibration", "--processes", ""];
-        match command::start(&Cli::parse_from(words).args, stop).await? {
+        match command::start(&Cli::<command::Args>::parse_from(words).args, stop).await? {
             Done::Ran(summary) => Ok(*summary),
             Done::Checked(text) => unreachable!("{text}"),
         }
