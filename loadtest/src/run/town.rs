@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     client::Caller,
-    menu::catalogue::{Listed, Menu},
+    menu::catalogue::{Listed, Menu, Paging},
     orders::{
         basket::{Customers, Kitchen},
         kitchens,
@@ -29,8 +29,6 @@ use crate::{
 
 /// Ids of one run; the next second's run has others.
 const IDS: i64 = 1_000_000;
-/// All of a page.
-const PAGE_SIZE: usize = 100;
 
 /// `[town]`
 #[derive(Debug, Clone, Deserialize)]
@@ -217,11 +215,6 @@ async fn made(run: &Run, count: u32) -> anyhow::Result<Vec<Restaurant>> {
     Ok((0..).zip(kitchens).map(restaurant).collect())
 }
 
-#[derive(Deserialize)]
-struct Page {
-    restaurants: Vec<Listed>,
-}
-
 /// Up to so many restaurants, as the menu service lists them.
 ///
 /// # Errors
@@ -232,22 +225,16 @@ pub(super) async fn list(
     count: usize,
 ) -> anyhow::Result<Vec<Listed>> {
     let endpoint = run.endpoint(Service::Menu, "GET", "/restaurants");
-    let (mut listed, mut known) = (Vec::new(), FxHashSet::default());
-    for page in 1.. {
-        let path = format!("/api/v1/restaurants?page_size={PAGE_SIZE}&page={page}");
+    let mut paging = Paging::all(count);
+    loop {
+        let path = format!("/api/v1{}", paging.path());
         agent.send(&Call::new(endpoint, &path), |_, _| {}).await;
-        let Page { restaurants } = agent
-            .body_as()
-            .with_context(|| format!("GET {path} answers {:?}", agent.body_start()))?;
-        let is_last = restaurants.len() < PAGE_SIZE;
-        // A restaurant that moved in the order meanwhile comes twice.
-        listed.extend(restaurants.into_iter().filter(|one| known.insert(one.restaurant_id)));
-        if is_last || listed.len() >= count {
-            break;
+        let page = agent.body_as();
+        let page = page.with_context(|| format!("GET {path} answers {:?}", agent.body_start()))?;
+        if !paging.take(page) {
+            return Ok(paging.listed());
         }
     }
-    listed.truncate(count);
-    Ok(listed)
 }
 
 /// The first of the list that have something to eat.
