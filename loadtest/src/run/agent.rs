@@ -9,9 +9,9 @@ use platform::auth::Role;
 use rand::rngs::SmallRng;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::{
+    leave::Leave,
     metrics::{Labels, Metric, Name},
     state::{OUTSIDE, Run},
 };
@@ -107,7 +107,7 @@ pub(super) struct Agent {
     pub(super) vu: u32,
     pub(super) random: SmallRng,
     /// The load is over, or this user is one too many: what only waits should end.
-    pub(super) ending: CancellationToken,
+    pub(super) ending: Leave,
     /// The due time of the iteration, until its first request has taken it.
     due_us: Option<u64>,
     lines: Vec<Option<Line>>,
@@ -116,7 +116,7 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(run: &Rc<Run>, scenario: u16, vu: u32, ending: CancellationToken) -> Self {
+    pub(super) fn new(run: &Rc<Run>, scenario: u16, vu: u32, ending: Leave) -> Self {
         Self {
             run: Rc::clone(run),
             scenario,
@@ -174,7 +174,7 @@ impl Agent {
 
     /// Waits, unless the load ends meanwhile; answers whether it goes on.
     pub(super) async fn pause(&self, time: Duration) -> bool {
-        self.ending.run_until_cancelled(tokio::time::sleep(time)).await.is_some()
+        self.ending.or(tokio::time::sleep(time)).await.is_some()
     }
 
     /// Makes a request over this user's connection to the target, and measures it.

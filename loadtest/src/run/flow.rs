@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, ops::Range, rc::Rc};
 use futures_util::future::{LocalBoxFuture, try_join_all};
 use platform::auth::Role;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio_util::sync::CancellationToken;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -15,6 +14,7 @@ use super::{
     agent::{Agent, Call, Endpoint, Identity},
     data::Table,
     file::Problem,
+    leave::Leave,
     state::{OUTSIDE, Run},
     target::{Service, Targets},
 };
@@ -200,7 +200,7 @@ async fn for_each(
 ) -> anyhow::Result<()> {
     let work = &work;
     let lane = |lane: usize| async move {
-        let mut agent = Agent::new(run, OUTSIDE, lane as u32, CancellationToken::new());
+        let mut agent = Agent::new(run, OUTSIDE, lane as u32, Leave::default());
         for n in (0..count).skip(lane).step_by(LANES) {
             work(&mut agent, n).await?;
         }

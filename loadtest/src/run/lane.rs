@@ -16,6 +16,7 @@ use super::{
     agent::Agent,
     executor::Load,
     flow::{Flow, Turn, User},
+    leave::Leave,
     metrics::{Labels, Metric},
     state::Run,
 };
@@ -57,10 +58,18 @@ struct Shared {
 
 /// A virtual user's task.
 struct Handle {
-    ending: CancellationToken,
+    ending: Leave,
     abort: AbortHandle,
-    /// When it was told to end, µs.
-    told_us: Option<u64>,
+    stay: Stay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    Wanted,
+    /// It was told to leave when its iteration is over; when that was, µs.
+    Told(u64),
+    /// It had its time, and its task ends.
+    Cut,
 }
 
 impl Lane {
@@ -170,7 +179,7 @@ impl Shared {
     fn add_user(self: &Rc<Self>) {
         let number = self.free_numbers.borrow_mut().pop().unwrap_or_else(|| self.alive.get());
         self.alive.set(self.alive.get() + 1);
-        let ending = self.ending.child_token();
+        let ending = Leave::with(&self.ending);
         let alive = Alive { lane: Rc::clone(self), number };
         let agent = Agent::new(&self.run, self.index, number, ending.clone());
         let user = self.flow.user(agent);
@@ -178,7 +187,7 @@ impl Shared {
         let work =
             async move { if is_open { alive.serve(user).await } else { alive.repeat(user).await } };
         let abort = tokio::task::spawn_local(work).abort_handle();
-        self.users.borrow_mut().push(Handle { ending, abort, told_us: None });
+        self.users.borrow_mut().push(Handle { ending, abort, stay: Stay::Wanted });
         self.staying.set(self.staying.get() + 1);
     }
 
@@ -186,35 +195,55 @@ impl Shared {
         let mut users = self.users.borrow_mut();
         if users.len() != self.alive.get() as usize {
             users.retain(|user| !user.abort.is_finished());
-            self.staying.set(users.iter().filter(|user| user.told_us.is_none()).count() as u32);
+            let staying = users.iter().filter(|user| user.stay == Stay::Wanted);
+            self.staying.set(staying.count() as u32);
         }
     }
 
     /// Has so many virtual users of a closed model, and tells those that are too many.
     fn adjust(self: &Rc<Self>, target: u32, now_us: u64) {
+        self.take_back(target.saturating_sub(self.staying.get()) as usize);
         (self.staying.get()..target).for_each(|_| self.add_user());
         let too_many = self.staying.get().saturating_sub(target);
         if too_many == 0 {
             return;
         }
         let mut users = self.users.borrow_mut();
-        let staying = users.iter_mut().rev().filter(|user| user.told_us.is_none());
+        let staying = users.iter_mut().rev().filter(|user| user.stay == Stay::Wanted);
         for user in staying.take(too_many as usize) {
-            user.told_us = Some(now_us);
-            user.ending.cancel();
+            user.stay = Stay::Told(now_us);
+            user.ending.say();
         }
         self.staying.set(target);
     }
 
+    /// Keeps up to `count` of those that were told to leave and are still here, the last told first:
+    /// with new ones in their place there would be more users than the ramp says.
+    fn take_back(&self, count: usize) {
+        let mut users = self.users.borrow_mut();
+        if count == 0 || users.len() == self.staying.get() as usize {
+            return;
+        }
+        let is_here =
+            |user: &&mut Handle| matches!(user.stay, Stay::Told(_)) && !user.abort.is_finished();
+        for user in users.iter_mut().filter(is_here).take(count) {
+            user.stay = Stay::Wanted;
+            user.ending.take_back(&self.ending);
+            self.staying.set(self.staying.get() + 1);
+        }
+    }
+
     /// Cuts off the iterations of users that were told to end.
     fn cut(&self, now_us: u64, grace: Duration) {
-        let users = self.users.borrow();
+        let mut users = self.users.borrow_mut();
         if users.len() == self.staying.get() as usize {
             return;
         }
-        for user in users.iter() {
-            let waited_us = user.told_us.map_or(0, |told_us| now_us.saturating_sub(told_us));
-            if waited_us > grace.as_micros() as u64 {
+        for user in users.iter_mut() {
+            if let Stay::Told(told_us) = user.stay
+                && now_us.saturating_sub(told_us) > grace.as_micros() as u64
+            {
+                user.stay = Stay::Cut;
                 user.abort.abort();
             }
         }
@@ -275,7 +304,7 @@ impl Drop for Alive {
 impl Alive {
     /// The next iteration as soon as the last is over.
     async fn repeat(self, mut user: Box<dyn User>) {
-        while !user.agent().ending.is_cancelled() {
+        while !user.agent().ending.is_said() {
             let n = self.lane.run.next_iteration(self.lane.index);
             let due_us = self.lane.run.clock.now_us();
             self.iterate(&mut *user, Turn { n, due_us }).await;
@@ -334,3 +363,6 @@ impl Drop for Unfinished<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,11 +11,11 @@ use platform::auth::Signer;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     agent::{Agent, Endpoint, Identity},
     file::Script,
+    leave::Leave,
     metrics::{Metrics, Name, ScenarioTags},
     seconds::Seconds,
     target::{Auth, Service},
@@ -83,7 +83,7 @@ impl Run {
 
     /// Somebody who sets up, and counts nowhere.
     pub(super) fn outsider(self: &Rc<Self>) -> Agent {
-        Agent::new(self, OUTSIDE, 0, CancellationToken::new())
+        Agent::new(self, OUTSIDE, 0, Leave::default())
     }
 
     /// The number of a scenario's next iteration.
