@@ -21,6 +21,10 @@ use super::{
     state::Run,
 };
 
+/// Arrivals that wait for a user, at most: some 16 MB. It is more than the generator could send
+/// within `max_wait`, unless that is long.
+const QUEUE_MAX: usize = 1_000_000;
+
 /// A scenario on its way.
 pub(super) struct Lane(Rc<Shared>);
 
@@ -256,6 +260,10 @@ impl Shared {
         {
             self.arrivals.set(self.arrivals.get() + 1);
             let n = self.run.next_iteration(self.index);
+            if self.queue.borrow().len() >= QUEUE_MAX {
+                self.dropped(1);
+                continue;
+            }
             self.queue.borrow_mut().push_back(Turn { n, due_us });
             if let Some(waker) = self.idle.borrow_mut().pop() {
                 self.promised.set(self.promised.get() + 1);
@@ -281,10 +289,14 @@ impl Shared {
     fn drop_waiting(&self, count: usize) {
         if count > 0 {
             self.queue.borrow_mut().drain(..count);
-            let more = count as u64;
-            self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
-            self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
+            self.dropped(count);
         }
+    }
+
+    fn dropped(&self, count: usize) {
+        let more = count as u64;
+        self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
+        self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
     }
 }
 

@@ -414,7 +414,8 @@ fn generator(outcome: &Outcome, cpu: &[CpuAt], calibration: Option<Calibration>)
     let dropped = count(&outcome.metrics.sum(Metric::DroppedIterations, |_| true));
     if dropped > 0 {
         warnings.push(format!(
-            "{dropped} iterations were dropped: max_vus were busy for longer than max_wait"
+            "{dropped} iterations were dropped: max_vus were busy for longer than max_wait, or too \
+             many waited"
         ));
     }
     Generator {

@@ -149,3 +149,17 @@ async fn who_leaves_when_told_is_not_missed() {
     };
     LocalSet::new().run_until(test).await;
 }
+
+#[tokio::test]
+async fn what_waits_is_bounded_and_the_rest_is_dropped() {
+    let test = async {
+        let executor = "executor = 'constant-arrival-rate'\nrate = 1000000\nduration = '1h'\n\
+                        pre_allocated_vus = 1\nmax_wait = '1h'";
+        let (lane, run, work) = lane(executor).await;
+        at(&lane, 1_500).await;
+        assert_eq!(lane.0.queue.borrow().len(), QUEUE_MAX);
+        let waiting = QUEUE_MAX as u64 + work.begun() as u64;
+        assert_eq!(count(&run, Metric::DroppedIterations), lane.0.arrivals.get() - waiting);
+    };
+    LocalSet::new().run_until(test).await;
+}
