@@ -55,9 +55,27 @@ struct Shared {
     /// Of an open model: arrivals so far, those that wait, and users without one.
     arrivals: Cell<u64>,
     queue: RefCell<VecDeque<Turn>>,
-    idle: RefCell<Vec<Waker>>,
+    idle: RefCell<Vec<Rc<Seat>>>,
     /// Waiting arrivals whose user was woken and has not come yet.
     promised: Cell<usize>,
+}
+
+/// Where a user of an open model waits for its turn. It is in `idle` at most once, so that each
+/// promised arrival has a user of its own.
+#[derive(Default)]
+struct Seat {
+    waker: RefCell<Option<Waker>>,
+    is_waiting: Cell<bool>,
+}
+
+impl Seat {
+    /// Lets its user look for a turn; it is out of `idle`.
+    fn call(&self) {
+        self.is_waiting.set(false);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A virtual user's task.
@@ -121,7 +139,7 @@ impl Lane {
                 lane.state.set(State::Ending(now_us));
                 lane.ending.cancel();
                 // Who has no iteration sees that there will be none.
-                lane.idle.borrow_mut().drain(..).for_each(Waker::wake);
+                lane.idle.borrow_mut().drain(..).for_each(|seat| seat.call());
             }
             State::Ending(_) | State::Over => {}
         }
@@ -265,9 +283,9 @@ impl Shared {
                 continue;
             }
             self.queue.borrow_mut().push_back(Turn { n, due_us });
-            if let Some(waker) = self.idle.borrow_mut().pop() {
+            if let Some(seat) = self.idle.borrow_mut().pop() {
                 self.promised.set(self.promised.get() + 1);
-                waker.wake();
+                seat.call();
             } else if self.alive.get() < max_vus {
                 self.promised.set(self.promised.get() + 1);
                 self.add_user();
@@ -327,22 +345,32 @@ impl Alive {
 
     /// Iterations as they come.
     async fn serve(self, mut user: Box<dyn User>) {
-        while let Some(turn) = self.next().await {
+        let seat = Rc::default();
+        while let Some(turn) = self.next(&seat).await {
             self.iterate(&mut *user, turn).await;
         }
     }
 
-    async fn next(&self) -> Option<Turn> {
+    async fn next(&self, seat: &Rc<Seat>) -> Option<Turn> {
         let lane = &self.lane;
-        poll_fn(|context| match lane.queue.borrow_mut().pop_front() {
-            Some(turn) => {
-                lane.promised.set(lane.promised.get().saturating_sub(1));
-                Poll::Ready(Some(turn))
+        poll_fn(|context| {
+            // A poll that nobody asked for: what waits is promised to others.
+            if seat.is_waiting.get() {
+                seat.waker.replace(Some(context.waker().clone()));
+                return Poll::Pending;
             }
-            None if lane.state.get() != State::Running => Poll::Ready(None),
-            None => {
-                lane.idle.borrow_mut().push(context.waker().clone());
-                Poll::Pending
+            match lane.queue.borrow_mut().pop_front() {
+                Some(turn) => {
+                    lane.promised.set(lane.promised.get().saturating_sub(1));
+                    Poll::Ready(Some(turn))
+                }
+                None if lane.state.get() != State::Running => Poll::Ready(None),
+                None => {
+                    seat.waker.replace(Some(context.waker().clone()));
+                    seat.is_waiting.set(true);
+                    lane.idle.borrow_mut().push(Rc::clone(seat));
+                    Poll::Pending
+                }
             }
         })
         .await

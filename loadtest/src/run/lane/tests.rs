@@ -163,3 +163,28 @@ async fn what_waits_is_bounded_and_the_rest_is_dropped() {
     };
     LocalSet::new().run_until(test).await;
 }
+
+#[tokio::test]
+async fn one_user_is_not_promised_two_arrivals() {
+    let test = async {
+        let executor = "executor = 'constant-arrival-rate'\nrate = 10\nduration = '1h'\n\
+                        pre_allocated_vus = 1\nmax_wait = '150ms'";
+        let (lane, run, work) = lane(executor).await;
+        work.may_end.add_permits(1);
+        settle().await;
+        assert_eq!((work.begun(), lane.0.idle.borrow().len()), (1, 1), "it waits for its turn");
+        // Whoever polls a task need not have a reason.
+        let waker = work.wakers.borrow()[0].1.clone();
+        for _ in 0..3 {
+            waker.wake_by_ref();
+            settle().await;
+        }
+        // The second and the third arrival come at once, and there is one user.
+        at(&lane, 210).await;
+        assert_eq!(work.begun(), 2);
+        assert_eq!(count(&run, Metric::DroppedIterations), 0);
+        at(&lane, 360).await;
+        assert_eq!(count(&run, Metric::DroppedIterations), 1, "the third has waited in vain");
+    };
+    LocalSet::new().run_until(test).await;
+}
