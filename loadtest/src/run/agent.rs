@@ -116,12 +116,18 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(run: &Rc<Run>, scenario: u16, vu: u32, ending: Leave) -> Self {
+    pub(super) fn new(
+        run: &Rc<Run>,
+        scenario: u16,
+        vu: u32,
+        random: SmallRng,
+        ending: Leave,
+    ) -> Self {
         Self {
             run: Rc::clone(run),
             scenario,
             vu,
-            random: run.random(scenario, vu),
+            random,
             ending,
             due_us: None,
             lines: Vec::new(),

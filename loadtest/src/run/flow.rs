@@ -14,8 +14,7 @@ use super::{
     agent::{Agent, Call, Endpoint, Identity},
     data::Table,
     file::Problem,
-    leave::Leave,
-    state::{OUTSIDE, Run},
+    state::Run,
     target::{Service, Targets},
 };
 
@@ -200,7 +199,7 @@ async fn for_each(
 ) -> anyhow::Result<()> {
     let work = &work;
     let lane = |lane: usize| async move {
-        let mut agent = Agent::new(run, OUTSIDE, lane as u32, Leave::default());
+        let mut agent = run.outsider_at(lane as u32);
         for n in (0..count).skip(lane).step_by(LANES) {
             work(&mut agent, n).await?;
         }

@@ -52,6 +52,8 @@ struct Shared {
     alive: Cell<u32>,
     /// The number of the next virtual user; numbers of those that have gone are used again.
     free_numbers: RefCell<Vec<u32>>,
+    /// Virtual users so far.
+    started: Cell<u32>,
     /// Of an open model: arrivals so far, those that wait, and users without one.
     arrivals: Cell<u64>,
     queue: RefCell<VecDeque<Turn>>,
@@ -109,6 +111,7 @@ impl Lane {
             staying: Cell::new(0),
             alive: Cell::new(0),
             free_numbers: RefCell::default(),
+            started: Cell::new(0),
             arrivals: Cell::new(0),
             queue: RefCell::default(),
             idle: RefCell::default(),
@@ -203,7 +206,10 @@ impl Shared {
         self.alive.set(self.alive.get() + 1);
         let ending = Leave::with(&self.ending);
         let alive = Alive { lane: Rc::clone(self), number };
-        let agent = Agent::new(&self.run, self.index, number, ending.clone());
+        // A number is used again, and with it the same choices would be made again.
+        let random = self.run.random(self.index, self.started.get());
+        self.started.set(self.started.get().wrapping_add(1));
+        let agent = Agent::new(&self.run, self.index, number, random, ending.clone());
         let user = self.flow.user(agent);
         let is_open = self.run.script.scenarios[usize::from(self.index)].load.is_open();
         let work =

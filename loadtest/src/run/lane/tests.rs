@@ -4,6 +4,7 @@ use std::path::Path;
 
 use futures_util::future::LocalBoxFuture;
 use rand::Rng as _;
+use rustc_hash::FxHashSet;
 use tokio::{sync::Semaphore, task::LocalSet};
 
 use super::*;
@@ -124,6 +125,10 @@ async fn who_takes_too_long_is_cut_off_and_others_come() {
         assert_eq!((lane.vus(), count(&run, Metric::InterruptedIterations)), (2, 2));
         at(&lane, 2_100).await;
         assert_eq!((lane.vus(), work.begun()), (4, 6), "two others begin");
+        let begun = work.begun.borrow().clone();
+        let choices: FxHashSet<u64> = begun.iter().map(|(_, random)| *random).collect();
+        assert!(begun[4..].iter().all(|(number, _)| *number < 4), "with the numbers that are free");
+        assert_eq!(choices.len(), 6, "and with choices of their own: {begun:?}");
         at(&lane, 3_000).await;
         assert_eq!((lane.vus(), work.begun()), (4, 6), "they may finish");
         at(&lane, 3_150).await;
