@@ -17,12 +17,16 @@ use tokio::{
     time::timeout,
 };
 
+mod answer;
+mod caller;
+
+pub use answer::Reply;
+use answer::{Length, invalid, parse, within_limit};
+pub use caller::Caller;
+
 /// A request without an answer for this long has an unknown outcome.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// More than any answer to a fix or a page of a route.
-const RESPONSE_MAX: usize = 16 << 20;
-const HEADERS_MAX: usize = 64;
 /// A connection that rested longer is replaced before use: the server may be about to close it.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(5);
 
@@ -100,17 +104,6 @@ pub fn complete_with(
     out.extend_from_slice(head);
     let _infallible = write!(out, "{}\r\n{headers}\r\n", body.len());
     out.extend_from_slice(body);
-}
-
-/// What came back, apart from the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
-    /// The HTTP status.
-    pub status: u16,
-    /// Seconds of a Retry-After header.
-    pub retry_after: Option<Duration>,
-    /// The server closes the connection after this answer.
-    pub close: bool,
 }
 
 /// A keep-alive connection.
@@ -248,113 +241,6 @@ impl Connection {
     }
 }
 
-/// How long a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    Bytes(usize),
-    Chunks,
-    UntilTheEnd,
-}
-
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn within_limit(length: usize) -> io::Result<()> {
-    if length > RESPONSE_MAX { Err(invalid("an answer beyond the limit")) } else { Ok(()) }
-}
-
-/// The reply, the head's length and the body's length, once the head is complete.
-fn parse(
-    bytes: &[u8],
-    mut note: impl FnMut(&str, &[u8]),
-) -> io::Result<Option<(Reply, usize, Length)>> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let head = match response.parse(bytes).map_err(|_| invalid("not an HTTP/1.1 answer"))? {
-        httparse::Status::Complete(head) => head,
-        httparse::Status::Partial => return Ok(None),
-    };
-    let status = response.code.unwrap_or_default();
-    let mut reply = Reply { status, retry_after: None, close: response.version == Some(0) };
-    let (mut length, mut is_chunked) = (None, false);
-    for header in response.headers.iter() {
-        note(header.name, header.value);
-        let text = std::str::from_utf8(header.value).unwrap_or_default();
-        if header.name.eq_ignore_ascii_case("content-length") {
-            length = Some(text.parse::<usize>().map_err(|_| invalid("not a content length"))?);
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            is_chunked = text.to_ascii_lowercase().ends_with("chunked");
-        } else if header.name.eq_ignore_ascii_case("retry-after") {
-            reply.retry_after = text.parse().ok().map(Duration::from_secs);
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            reply.close |= text.eq_ignore_ascii_case("close");
-        }
-    }
-    let length = match (length, status) {
-        (_, 204 | 304) => Length::Bytes(0),
-        _ if is_chunked => Length::Chunks,
-        (Some(length), _) => Length::Bytes(length),
-        (None, _) => Length::UntilTheEnd,
-    };
-    if let Length::Bytes(length) = length {
-        within_limit(length)?;
-    }
-    Ok(Some((reply, head, length)))
-}
-
-/// An ordinary caller of the API for what surrounds a run: set-up, and reading back.
-#[derive(Debug)]
-pub struct Caller {
-    target: Target,
-    connection: Option<Connection>,
-}
-
-impl Caller {
-    /// Connects when first used.
-    pub fn new(target: Target) -> Self {
-        Self { target, connection: None }
-    }
-
-    /// One request; connects again where that is needed. An idle connection that the server has
-    /// closed meanwhile is replaced once, so only requests that may be repeated belong here.
-    pub async fn call(
-        &mut self,
-        method: &str,
-        path: &str,
-        token: &str,
-        body: &[u8],
-    ) -> io::Result<(u16, &[u8])> {
-        self.call_at(method, &format!("/api/v1{path}"), token, body).await
-    }
-
-    /// The same of a path that is not under `/api/v1`.
-    pub async fn call_at(
-        &mut self,
-        method: &str,
-        path: &str,
-        token: &str,
-        body: &[u8],
-    ) -> io::Result<(u16, &[u8])> {
-        let mut request = Vec::new();
-        complete(&mut request, &self.target.head_at(method, path, token), body);
-        let kept = match self.connection.take() {
-            Some(mut kept) => kept.exchange(&request).await.ok().map(|reply| (kept, reply)),
-            None => None,
-        };
-        let (connection, reply) = match kept {
-            Some(done) => done,
-            None => {
-                let mut fresh = Connection::open(&self.target).await?;
-                let reply = fresh.exchange(&request).await?;
-                (fresh, reply)
-            }
-        };
-        let connection = self.connection.insert(connection);
-        Ok((reply.status, connection.body()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,33 +253,6 @@ mod tests {
         assert_eq!(Target::parse("http://gps.test").unwrap().authority, "gps.test:80");
         assert!(Target::parse("https://gps.test").is_err());
         assert!(Target::parse("gps.test:80").is_err());
-    }
-
-    #[test]
-    fn an_answer_is_complete_at_any_cut() {
-        let whole = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n\
-                      Content-Length: 4\r\n\r\nbusy";
-        let head = whole.len() - 4;
-        let mut noted = Vec::new();
-        let mut note = |name: &str, value: &[u8]| noted.push((name.to_owned(), value.to_vec()));
-        for cut in 0..head {
-            assert!(matches!(parse(&whole[..cut], &mut note), Ok(None)), "cut at {cut}");
-        }
-        let reply = Reply { status: 503, retry_after: Some(Duration::from_secs(2)), close: true };
-        assert_eq!(parse(whole, note).unwrap(), Some((reply, head, Length::Bytes(4))));
-        assert_eq!(noted.len(), 3, "each header once, when all are there: {noted:?}");
-        assert_eq!(noted[0], ("Retry-After".to_owned(), b"2".to_vec()));
-    }
-
-    #[test]
-    fn what_is_not_understood_is_an_error() {
-        for answer in [
-            "SSH-2.0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
-        ] {
-            assert!(parse(answer.as_bytes(), |_, _| {}).is_err(), "{answer:?}");
-        }
     }
 
     /// What a connection makes of two answers that come in pieces of `size` bytes.
@@ -440,31 +299,5 @@ mod tests {
         assert_eq!(read_in_pieces(cut, 100).await, []);
         let broken: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
         assert_eq!(read_in_pieces(broken, 100).await, []);
-    }
-
-    #[tokio::test]
-    async fn a_closed_keep_alive_connection_is_replaced() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            let mut requests = Vec::new();
-            for _ in 0..2 {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 4096];
-                let n = stream.read(&mut request).await.unwrap();
-                requests.push(String::from_utf8_lossy(&request[..n]).into_owned());
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
-                stream.write_all(b"ok").await.unwrap();
-            }
-            requests
-        });
-        let mut caller = Caller::new(Target::parse(&url).unwrap());
-        for _ in 0..2 {
-            let answer = caller.call("PUT", "/x", "t", b"{}").await.unwrap();
-            assert_eq!(answer, (200, b"ok".as_slice()));
-        }
-        let requests = server.await.unwrap();
-        assert!(requests[1].starts_with("PUT /api/v1/x HTTP/1.1\r\n"), "{requests:?}");
-        assert!(requests[1].ends_with("content-length: 2\r\n\r\n{}"), "{requests:?}");
     }
 }
