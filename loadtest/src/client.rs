@@ -113,6 +113,7 @@ pub struct Connection {
     received: Vec<u8>,
     body: std::ops::Range<usize>,
     first_byte: Option<Instant>,
+    sent_bytes: usize,
     received_bytes: usize,
 }
 
@@ -124,6 +125,7 @@ impl Connection {
             received: Vec::with_capacity(4096),
             body: 0..0,
             first_byte: None,
+            sent_bytes: 0,
             received_bytes: 0,
         })
     }
@@ -141,15 +143,27 @@ impl Connection {
         note: impl FnMut(&str, &[u8]),
     ) -> io::Result<Reply> {
         timeout(RESPONSE_TIMEOUT, async {
-            self.stream.write_all(request).await?;
+            self.write(request).await?;
             self.read(note).await
         })
         .await?
     }
 
+    /// Whether the server has closed it between two requests, or has said what nobody has asked for;
+    /// as far as that has come here. It costs no call of the system as long as nothing has.
+    pub fn is_closed(&self) -> bool {
+        let nothing = self.stream.try_read(&mut [0]);
+        !nothing.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// The body of the last answer.
     pub fn body(&self) -> &[u8] {
         &self.received[self.body.clone()]
+    }
+
+    /// How many bytes of the last request have left this process.
+    pub fn sent_bytes(&self) -> usize {
+        self.sent_bytes
     }
 
     /// When the first byte of the last answer came.
@@ -162,9 +176,19 @@ impl Connection {
         self.received_bytes
     }
 
+    async fn write(&mut self, request: &[u8]) -> io::Result<()> {
+        (self.sent_bytes, self.first_byte) = (0, None);
+        while self.sent_bytes < request.len() {
+            match self.stream.write(&request[self.sent_bytes..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                more => self.sent_bytes += more,
+            }
+        }
+        Ok(())
+    }
+
     async fn read(&mut self, mut note: impl FnMut(&str, &[u8])) -> io::Result<Reply> {
         self.received.clear();
-        self.first_byte = None;
         loop {
             self.more().await?;
             self.first_byte.get_or_insert_with(Instant::now);
@@ -282,6 +306,25 @@ mod tests {
             seen.push((reply.status, reply.close, connection.body().to_vec(), bytes));
         }
         seen
+    }
+
+    #[tokio::test]
+    async fn it_is_seen_that_a_connection_was_closed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut connection = Connection::open(&Target::parse(&url).unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        assert_eq!(connection.exchange(request).await.unwrap().status, 200);
+        assert_eq!(connection.sent_bytes(), request.len());
+        assert!(!connection.is_closed());
+        drop(server);
+        while !connection.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        assert!(connection.exchange(request).await.is_err());
+        assert!(connection.first_byte().is_none(), "nothing of an answer has come");
     }
 
     #[tokio::test]

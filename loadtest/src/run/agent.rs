@@ -97,6 +97,38 @@ struct Line {
     is_closed: bool,
 }
 
+impl Line {
+    /// Whether a request can be sent over it, as far as is known here.
+    fn is_fit(&self) -> bool {
+        !self.is_closed && self.used.elapsed() <= IDLE_MAX && !self.connection.is_closed()
+    }
+}
+
+/// What is known of a request without an answer.
+#[derive(Debug)]
+struct Broken {
+    error: std::io::Error,
+    sent_bytes: usize,
+    /// At least in part.
+    is_answered: bool,
+}
+
+impl Broken {
+    /// Whether a request over a kept connection is sent once more over a new one: the server has
+    /// closed it without a word, as servers do with connections that rest, and cannot have got the
+    /// request, or twice is as good as once (RFC 9110, section 9.2.2). A POST that has left is never
+    /// repeated: the server may have carried it out.
+    fn is_repeatable(&self, method: &str) -> bool {
+        use std::io::ErrorKind as K;
+        let is_closed = matches!(
+            self.error.kind(),
+            K::UnexpectedEof | K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe
+        );
+        let is_idempotent = matches!(method, "GET" | "PUT" | "DELETE" | "OPTIONS");
+        is_closed && !self.is_answered && (is_idempotent || self.sent_bytes == 0)
+    }
+}
+
 /// One virtual user at work.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -189,7 +221,7 @@ impl Agent {
         let at = call.endpoint.target;
         let target = self.run.script.targets.bases[at].clone();
         self.write(&target, call);
-        let answer = self.exchange(&target, at, note).await;
+        let answer = self.exchange(&target, call, note).await;
         let (status, retry_after) = match answer {
             Ok((status, retry_after)) => (status, retry_after),
             Err(error) => {
@@ -208,37 +240,52 @@ impl Agent {
         Answer { status, failed, retry_after }
     }
 
+    /// Sends the request over the kept connection, unless it was closed, or over a new one.
     async fn exchange(
         &mut self,
         target: &Target,
-        at: usize,
-        note: impl FnMut(&str, &[u8]),
+        call: &Call<'_>,
+        mut note: impl FnMut(&str, &[u8]),
     ) -> std::io::Result<(u16, Option<Duration>)> {
+        let at = call.endpoint.target;
         // Without an answer there is no body either, least of all another server's.
         self.last = at;
         if self.lines.len() <= at {
             self.lines.resize_with(at + 1, || None);
         }
-        let kept = self.lines[at].take();
-        let mut line = match kept.filter(|line| !line.is_closed && line.used.elapsed() <= IDLE_MAX)
-        {
-            Some(line) => line,
-            None => {
-                let opening = Instant::now();
-                let connection = Connection::open(target).await?;
-                self.time(Metric::HttpReqConnecting, opening.elapsed().as_micros() as u64);
-                Line { connection, used: opening, is_closed: false }
+        if let Some(kept) = self.lines[at].take().filter(Line::is_fit) {
+            match self.over(kept, &mut note).await {
+                Err(broken) if broken.is_repeatable(call.endpoint.method) => {}
+                done => return done.map_err(|broken| broken.error),
             }
-        };
-        let written = Instant::now();
-        let reply = line.connection.exchange_noting(&self.request, note).await?;
-        if let Some(first) = line.connection.first_byte() {
-            let waited = first.saturating_duration_since(written);
+        }
+        let opening = Instant::now();
+        let connection = Connection::open(target).await?;
+        self.time(Metric::HttpReqConnecting, opening.elapsed().as_micros() as u64);
+        let line = Line { connection, used: opening, is_closed: false };
+        self.over(line, note).await.map_err(|broken| broken.error)
+    }
+
+    /// Sends the request over this connection, and keeps it.
+    async fn over(
+        &mut self,
+        mut line: Line,
+        note: impl FnMut(&str, &[u8]),
+    ) -> Result<(u16, Option<Duration>), Broken> {
+        let begun = Instant::now();
+        let reply = line.connection.exchange_noting(&self.request, note).await;
+        let (sent_bytes, first_byte) = (line.connection.sent_bytes(), line.connection.first_byte());
+        self.count(Metric::DataSent, sent_bytes as u64);
+        let is_answered = first_byte.is_some();
+        let reply = reply.map_err(|error| Broken { error, sent_bytes, is_answered })?;
+        if let Some(first) = first_byte {
+            let waited = first.saturating_duration_since(begun);
             self.time(Metric::HttpReqWaiting, waited.as_micros() as u64);
         }
         line.used = Instant::now();
         line.is_closed = reply.close;
         self.count(Metric::DataReceived, line.connection.received_bytes() as u64);
+        let at = self.last;
         self.lines[at] = Some(line);
         Ok((reply.status, reply.retry_after))
     }
@@ -260,7 +307,6 @@ impl Agent {
         metrics.add(Metric::HttpReqs, labels, 1);
         metrics.share(Metric::HttpReqFailed, labels, failed);
         metrics.time(Metric::HttpReqDuration, labels, us);
-        metrics.add(Metric::DataSent, self.labels(), self.request.len() as u64);
         self.run.seconds.borrow_mut().request(self.scenario, us, failed);
     }
 
@@ -338,5 +384,31 @@ impl Agent {
     pub(super) fn body_start(&self) -> String {
         let body = self.body();
         String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+
+    use super::*;
+
+    #[test]
+    fn only_what_does_no_harm_is_sent_again() {
+        let broken = |kind: ErrorKind, sent_bytes, is_answered| Broken {
+            error: kind.into(),
+            sent_bytes,
+            is_answered,
+        };
+        let closed = broken(ErrorKind::UnexpectedEof, 100, false);
+        for method in ["GET", "PUT", "DELETE", "OPTIONS"] {
+            assert!(closed.is_repeatable(method), "{method}");
+        }
+        for method in ["POST", "PATCH"] {
+            assert!(!closed.is_repeatable(method), "the server may have carried out a {method}");
+            assert!(broken(ErrorKind::BrokenPipe, 0, false).is_repeatable(method));
+        }
+        assert!(!broken(ErrorKind::UnexpectedEof, 100, true).is_repeatable("GET"));
+        assert!(!broken(ErrorKind::TimedOut, 100, false).is_repeatable("GET"));
     }
 }

@@ -371,11 +371,31 @@ async fn who_cannot_be_reached_is_an_error_that_is_counted() {
     assert_eq!(figure(&summary, "http_req_failed", "rate"), 1.0);
     assert_eq!(summary.errors[0].count, 10, "{:?}", summary.errors);
     assert_eq!(summary.requests[0].statuses[&0], 10);
+    assert!(!summary.metrics.contains_key("data_sent"), "{:?}", summary.metrics);
     assert!(summary.passed, "there is no threshold");
     assert!(summary.to_text().contains("no answer, visit: 10"), "{}", summary.to_text());
     let rest = format!("[[setup]]\nurl = '{}/'\n", server.url);
     let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
     assert!(failed.unwrap_err().to_string().contains("setup: GET /: no answer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_over_a_connection_that_was_closed_is_sent_again_where_that_does_no_harm() {
+    let executor =
+        "executor = 'constant-arrival-rate'\nrate = 3\nduration = '1s'\npre_allocated_vus = 1";
+    for (method, failed, came) in [("GET", 0.0, 4), ("PUT", 0.0, 4), ("POST", 1.0, 3)] {
+        let server = Server::start_with_a_broken_connection().await;
+        let file = File::new(&server, executor, "");
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        let text = text.replace("name = 'home'\n", &format!("method = '{method}'\n"));
+        std::fs::write(&file.path, text).unwrap();
+        let summary = file.run().await;
+        let text = summary.to_text();
+        assert_eq!(figure(&summary, "http_reqs", "count"), 3.0, "{text}");
+        assert_eq!(figure(&summary, "http_req_failed", "passes"), failed, "{text}");
+        assert_eq!(figure(&summary, "http_req_connecting", "count"), 2.0, "{text}");
+        assert_eq!(server.came().len(), came, "{text}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
