@@ -399,6 +399,22 @@ async fn a_request_over_a_connection_that_was_closed_is_sent_again_where_that_do
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn setup_ends_with_the_first_request_that_fails() {
+    let server = Server::start(Manners { fails: Some(2), ..Manners::default() }).await;
+    let url = &server.url;
+    let mut rest = format!("[[teardown]]\nurl = '{url}/end'\n");
+    for step in ["one", "two", "three"] {
+        rest += &format!("[[setup]]\nname = '{step}'\nurl = '{url}/{step}'\n");
+    }
+    let executor = "executor = 'constant-vus'\nvus = 1\nduration = '1h'";
+    let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
+    let why = failed.unwrap_err().to_string();
+    assert!(why.contains("setup: two: status 500"), "{why}");
+    let lines: Vec<_> = server.came().into_iter().map(|came| came.line).collect();
+    assert_eq!(lines, ["GET /one", "GET /two", "GET /end"], "nothing more is set up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_sent_is_a_failure() {
     let server = Server::start(Manners::default()).await;
     let (url, gone) = (&server.url, tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap());
