@@ -19,12 +19,10 @@ use super::{
     lane::Lane,
     metrics::{Labels, Metric, Metrics},
     requests::{Memory, Ready, Step, perform},
-    seconds::Second,
+    seconds::{Beat, Second},
     state::Run,
 };
 use crate::pace::Ticker;
-
-const SECOND_US: u64 = 1_000_000;
 
 /// How it goes, told every second.
 #[derive(Debug, Clone, Default)]
@@ -177,7 +175,7 @@ async fn load(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<String>> {
     let ticker = Ticker::start()?;
-    let (mut aborted, mut next_us, mut most) = (None, begin_us + SECOND_US, vec![0; lanes.len()]);
+    let (mut aborted, mut beat, mut most) = (None, Beat::new(begin_us), vec![0; lanes.len()]);
     loop {
         ticker.next().await;
         let now_us = run.clock.now_us();
@@ -195,10 +193,9 @@ async fn load(
             lanes.iter().for_each(|lane| lane.end(now_us));
         }
         let is_over = lanes.iter().all(Lane::is_over);
-        if now_us >= next_us || is_over {
-            next_us += SECOND_US;
+        if let Some(length) = beat.turn(now_us, is_over) {
             let after = Duration::from_micros(now_us - begin_us);
-            turn(run, lanes, &most, after, snapshot);
+            turn(run, lanes, &most, (after, length), snapshot);
             if aborted.is_none() && !is_over {
                 aborted = run.script.thresholds.iter().find_map(|one| breach(run, one, after));
             }
@@ -209,8 +206,14 @@ async fn load(
     }
 }
 
-/// A second is over.
-fn turn(run: &Run, lanes: &[Lane], most: &[u32], after: Duration, snapshot: &Mutex<Snapshot>) {
+/// A second is over, of this length, so long after the begin.
+fn turn(
+    run: &Run,
+    lanes: &[Lane],
+    most: &[u32],
+    (after, length): (Duration, Duration),
+    snapshot: &Mutex<Snapshot>,
+) {
     let mut metrics = run.metrics.borrow_mut();
     for (scenario, (lane, most)) in (0..).zip(lanes.iter().zip(most)) {
         let labels = Labels { scenario, ..Labels::default() };
@@ -221,7 +224,8 @@ fn turn(run: &Run, lanes: &[Lane], most: &[u32], after: Duration, snapshot: &Mut
         metrics.set(Metric::VusMax, labels, u64::from(*most));
     }
     let mut seconds = run.seconds.borrow_mut();
-    let second = seconds.turn(after.as_secs_f32(), lanes.iter().map(Lane::vus)).clone();
+    let vus = lanes.iter().map(Lane::vus);
+    let second = seconds.turn(after.as_secs_f32(), length.as_secs_f32(), vus).clone();
     let snapshot = &mut *snapshot.lock();
     snapshot.iterations += u64::from(second.all.iterations);
     snapshot.dropped += u64::from(second.all.dropped);

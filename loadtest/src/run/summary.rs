@@ -401,8 +401,9 @@ fn generator(outcome: &Outcome, cpu: &[CpuAt], calibration: Option<Calibration>)
     // The last reading is of whatever is left of a second.
     let whole = lengths(cpu).filter(|(length, _)| *length > 0.5).map(|(_, one)| one.generator);
     let busiest = whole.fold(None, |most: Option<f64>, one| Some(most.unwrap_or(0.0).max(one)));
-    let peak = outcome.seconds.iter().map(|second| second.all.requests).max().unwrap_or(0);
-    let used = calibration.map(|most| f64::from(peak) / most.requests_per_s.max(1.0));
+    let whole = outcome.seconds.iter().filter(|second| second.is_whole());
+    let peak = whole.map(|second| second.per_s(second.all.requests)).fold(0.0, f64::max);
+    let used = calibration.map(|most| peak / most.requests_per_s.max(1.0));
     let mut warnings = Vec::new();
     if let Some(busy) = busiest.filter(|busy| *busy > BUSY) {
         warnings.push(format!("the generator kept {busy:.2} cores busy and has one thread"));
