@@ -192,6 +192,11 @@ impl Town {
         self.assigned.borrow().contains(&order)
     }
 
+    /// Nobody will ask again whether it is assigned.
+    pub(super) fn forget(&self, order: Uuid) {
+        self.assigned.borrow_mut().remove(&order);
+    }
+
     /// What this driver was told to bring.
     pub(super) fn errand(&self, driver: i64) -> Option<Errand> {
         self.errands.borrow_mut().remove(&driver)
@@ -270,6 +275,8 @@ mod tests {
         town.send(1, errand);
         assert!(town.is_assigned(errand.order));
         assert_eq!((town.errand(2), town.errand(1), town.errand(1)), (None, Some(errand), None));
+        town.forget(errand.order);
+        assert!(!town.is_assigned(errand.order));
     }
 
     #[test]
