@@ -103,6 +103,32 @@ pub(super) struct Errand {
     pub(super) restaurant: usize,
 }
 
+/// A driver who was taken and has nothing to bring yet. It is free again unless it is sent, also when
+/// the iteration is cut off before that.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    town: &'a Town,
+    pub(super) driver: i64,
+    is_sent: bool,
+}
+
+impl Taken<'_> {
+    /// Tells the driver what to bring.
+    pub(super) fn send(mut self, errand: Errand) {
+        self.is_sent = true;
+        self.town.assigned.borrow_mut().insert(errand.order);
+        self.town.errands.borrow_mut().insert(self.driver, errand);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.town.is_free(self.driver);
+        }
+    }
+}
+
 /// The town of a run.
 #[derive(Debug)]
 pub(super) struct Town {
@@ -172,19 +198,14 @@ impl Town {
     }
 
     /// Takes a driver who is free: the first of `near` that is, else the one that waits longest.
-    pub(super) fn take_driver(&self, near: &[i64]) -> Option<i64> {
+    pub(super) fn take_driver(&self, near: &[i64]) -> Option<Taken<'_>> {
         let idle = &mut *self.idle.borrow_mut();
         let place = near.iter().find_map(|one| idle.iter().position(|driver| driver == one));
-        match place {
+        let driver = match place {
             Some(place) => idle.remove(place),
             None => idle.pop_front(),
-        }
-    }
-
-    /// Tells a driver what to bring.
-    pub(super) fn send(&self, driver: i64, errand: Errand) {
-        self.assigned.borrow_mut().insert(errand.order);
-        self.errands.borrow_mut().insert(driver, errand);
+        };
+        driver.map(|driver| Taken { town: self, driver, is_sent: false })
     }
 
     /// Whether a driver was told to bring it.
@@ -266,13 +287,19 @@ mod tests {
     #[test]
     fn drivers_are_taken_by_nearness_and_told_what_to_bring() {
         let town = Town::new(&Settings::default());
-        assert_eq!(town.take_driver(&[1]), None);
+        let drivers = |near: &[i64]| town.take_driver(near).map(|taken| taken.driver);
+        assert_eq!(drivers(&[1]), None);
         [1, 2, 3].into_iter().for_each(|driver| town.is_free(driver));
-        assert_eq!(town.take_driver(&[9, 3]), Some(3));
-        assert_eq!(town.take_driver(&[3]), Some(1), "who waits longest");
+        let third = town.take_driver(&[9, 3]).unwrap();
+        let first = town.take_driver(&[3]).unwrap();
+        assert_eq!((third.driver, first.driver), (3, 1), "who is near, or waits longest");
         let errand = Errand { order: Uuid::from_u128(7), restaurant: 0 };
         assert!(!town.is_assigned(errand.order));
-        town.send(1, errand);
+        first.send(errand);
+        // The operator was cut off before there was anything to bring.
+        drop(third);
+        assert_eq!((drivers(&[1, 3]), drivers(&[1, 3])), (Some(3), Some(3)));
+        assert_eq!(drivers(&[2]), Some(2));
         assert!(town.is_assigned(errand.order));
         assert_eq!((town.errand(2), town.errand(1), town.errand(1)), (None, Some(errand), None));
         town.forget(errand.order);

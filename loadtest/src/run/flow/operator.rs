@@ -287,9 +287,9 @@ impl Operator {
         let near = self.agent.body_as::<Nearby>().map_or_else(Vec::new, |nearby| nearby.drivers);
         let near: Vec<i64> = near.into_iter().map(|near| near.driver_id).collect();
         // All are on their ways: the next look tries again.
-        let Some(driver) = shared.town.take_driver(&near) else { return };
+        let Some(taken) = shared.town.take_driver(&near) else { return };
         let path = format!("/api/v1/deliveries/{order}/assign");
-        let body = format!(r#"{{"driver_id":{driver}}}"#);
+        let body = format!(r#"{{"driver_id":{}}}"#, taken.driver);
         // 404: the delivery is made of an event, which may not have come yet.
         let call = Call::new(shared.assign, &path)
             .by(who)
@@ -298,9 +298,7 @@ impl Operator {
         let answer = self.agent.send(&call, |_, _| {}).await;
         self.agent.check(shared.names.assigned, !answer.failed);
         if answer.status == 200 {
-            shared.town.send(driver, Errand { order, restaurant: place });
-        } else {
-            shared.town.is_free(driver);
+            taken.send(Errand { order, restaurant: place });
         }
     }
 
