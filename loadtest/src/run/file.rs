@@ -293,8 +293,8 @@ fn read(name: &str, text: &str, folder: &Path) -> Result<Script, Problem> {
             message: format!("scenarios.{}: {}", name.get_ref(), problem.message),
             ..problem
         };
-        let read =
-            scenario(name.get_ref(), here, table, &tables, &after_setup, &mut script.targets);
+        let (town, targets) = (&script.town, &mut script.targets);
+        let read = scenario(name.get_ref(), here, table, &tables, &after_setup, town, targets);
         script.scenarios.push(read.map_err(named)?);
     }
     if script.scenarios.iter().all(|scenario| scenario.background) {
@@ -326,6 +326,7 @@ fn scenario<'i>(
     table: Spanned<DeValue<'i>>,
     tables: &[super::data::Table],
     after_setup: &BTreeSet<String>,
+    town: &town::Settings,
     targets: &mut Targets,
 ) -> Result<Scenario, Problem> {
     let at = table.span();
@@ -349,7 +350,7 @@ fn scenario<'i>(
         let at = places.get("start_time").unwrap_or(&here);
         return Err(Problem::at(at, "a scenario is over 48h after the begin of the run"));
     }
-    let context = flow::Context { tables, captured: after_setup, is_open: load.is_open() };
+    let context = flow::Context { tables, captured: after_setup, load: &load, town };
     let flow = flow::Settings::read(raw.flow, settings, &here, &context, targets)?;
     if let Some(tag) = raw.tags.keys().find(|tag| TAGS.contains(&tag.as_str())) {
         let at = places.get("tags").unwrap_or(&here);

@@ -13,9 +13,11 @@ use toml::{
 use super::{
     agent::{Agent, Call, Endpoint, Identity},
     data::Table,
+    executor::Load,
     file::Problem,
     state::Run,
     target::{Service, Targets},
+    town,
 };
 
 pub(super) mod gps;
@@ -78,8 +80,8 @@ impl Kind {
 pub(super) struct Context<'a> {
     pub(super) tables: &'a [Table],
     pub(super) captured: &'a BTreeSet<String>,
-    /// Iterations come when they are due.
-    pub(super) is_open: bool,
+    pub(super) load: &'a Load,
+    pub(super) town: &'a town::Settings,
 }
 
 /// A flow with its settings.
@@ -113,7 +115,7 @@ impl Settings {
         Ok(match kind {
             Kind::Gps => {
                 let settings: gps::Settings = take(settings)?;
-                checked(settings.check(context.is_open))?;
+                checked(settings.check(context.load, context.town.drivers()))?;
                 Self::Gps(settings)
             }
             Kind::Track => Self::Track(take(settings)?),

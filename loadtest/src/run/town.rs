@@ -65,6 +65,11 @@ impl Settings {
         self.make_restaurants
     }
 
+    /// How many drivers there are.
+    pub(super) fn drivers(&self) -> u32 {
+        self.drivers
+    }
+
     /// Whether it makes a town.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use crate::{
     plan::on_circle,
     run::{
         agent::{Agent, Call, Endpoint, Identity},
+        executor::Load,
         file::Span,
         metrics::{Metric, Name},
         state::Run,
@@ -78,17 +79,24 @@ impl Settings {
     ///
     /// # Errors
     /// What does not.
-    pub(in crate::run) fn check(&self, is_open: bool) -> Result<(), String> {
+    pub(in crate::run) fn check(&self, load: &Load, drivers: u32) -> Result<(), String> {
         if !(1..=500).contains(&self.batch) {
             return Err("a batch has 1 to 500 fixes".into());
         }
-        if is_open && (self.carrier == Carrier::Ws || self.deliver) {
+        if load.is_open() && (self.carrier == Carrier::Ws || self.deliver) {
             let why =
                 "a driver with a socket or an order is a virtual user: use an executor of vus";
             return Err(why.into());
         }
         if self.deliver && self.carrier == Carrier::Batch {
             return Err("who delivers sends fixes of its own: use http or ws".into());
+        }
+        let vus = load.max_vus();
+        // Two on one driver would send two ways of it, and take up one order.
+        if !load.is_open() && self.carrier != Carrier::Batch && vus > drivers {
+            return Err(format!(
+                "each of up to {vus} virtual users is a driver, and town.drivers is {drivers}"
+            ));
         }
         Ok(())
     }
@@ -120,8 +128,7 @@ pub(in crate::run) async fn prepare(
     let load = &run.script.scenarios[usize::from(scenario)].load;
     if settings.deliver {
         let endpoint = run.endpoint(Service::Logistics, "POST", "/drivers");
-        let count = load.max_vus().min(town.drivers.count);
-        for_each(run, count, async |agent, n| {
+        for_each(run, load.max_vus(), async |agent, n| {
             let driver = town.drivers.id(n).get();
             register(agent, endpoint, driver).await?;
             town.is_free(driver);
