@@ -211,6 +211,7 @@ impl Summary {
             ));
         }
         page.put(format_args!("</table>"));
+        self.failures(page);
         if !self.checks.is_empty() {
             page.put(format_args!(
                 "<h2>Checks</h2><table><tr><th></th><th>scenario</th><th>check</th>\
@@ -241,6 +242,26 @@ impl Summary {
                 page.put(format_args!("<td class=n>{value}</td>"));
             }
             page.put(format_args!("</tr>"));
+        }
+        page.put(format_args!("</table>"));
+    }
+
+    fn failures(&self, page: &mut Page) {
+        if self.failures.is_empty() {
+            return;
+        }
+        page.put(format_args!(
+            "<h2>Failed requests</h2><table><tr><th>scenario</th><th>reason</th>\
+             <th class=n>count</th><th class=n>share</th></tr>"
+        ));
+        for one in &self.failures {
+            page.put(format_args!(
+                "<tr><td>{}</td><td>{}</td><td class=n>{}</td><td class=n>{:.2} %</td></tr>",
+                Text(&one.scenario),
+                Text(&one.reason),
+                one.count,
+                one.share * 100.0
+            ));
         }
         page.put(format_args!("</table>"));
     }

@@ -10,7 +10,7 @@ use super::{
     engine::Outcome,
     expression::Aggregate,
     file::{self, Threshold},
-    metrics::{Kind, Metric, Metrics, Value},
+    metrics::{Kind, Labels, Metric, Metrics, Value},
     seconds::Second,
 };
 
@@ -50,6 +50,8 @@ pub struct Summary {
     pub requests: Vec<Requests>,
     /// Requests without an answer.
     pub errors: Vec<Errors>,
+    /// Why requests failed, by scenario, what was most often first.
+    pub failures: Vec<Failures>,
     /// CPU time of the processes over the run; `null` where they are not known.
     pub cpu_s: Option<Cpu>,
     /// The generator itself.
@@ -133,6 +135,19 @@ pub struct Errors {
     pub scenario: String,
     pub kind: String,
     pub count: u64,
+}
+
+/// Requests of a scenario that failed for one reason.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failures {
+    /// Whose.
+    pub scenario: String,
+    /// The status, or why there was no answer.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+    /// Of all requests of the scenario.
+    pub share: f64,
 }
 
 /// CPU time, or busy cores.
@@ -288,6 +303,7 @@ impl Summary {
                     count: *count,
                 })
                 .collect(),
+            failures: failures(metrics),
             cpu_s: system_cpu(&cpu),
             generator: generator(outcome, &cpu, calibration),
             seconds: outcome.seconds.clone(),
@@ -373,6 +389,30 @@ fn requests(metrics: &Metrics) -> Vec<Requests> {
         }
     };
     kinds.into_iter().map(one).collect()
+}
+
+fn failures(metrics: &Metrics) -> Vec<Failures> {
+    let share =
+        |is_meant: &dyn Fn(&Labels) -> bool| match metrics.sum(Metric::HttpReqFailed, is_meant) {
+            Value::Share { yes, all } => (yes, all),
+            _ => (0, 0),
+        };
+    // Without an answer the kind of error says more than the status.
+    let mut counts = metrics.errors.clone();
+    let answered = metrics.labels(Metric::HttpReqFailed).into_iter().filter(|one| one.status > 0);
+    for labels in answered {
+        let (failed, _) = share(&|one| *one == labels);
+        *counts.entry((labels.scenario, format!("status {}", labels.status))).or_default() +=
+            failed;
+    }
+    let mut in_order: Vec<_> = counts.into_iter().filter(|(_, count)| *count > 0).collect();
+    in_order.sort_by_key(|((scenario, _), count)| (*scenario, std::cmp::Reverse(*count)));
+    let one = |((scenario, reason), count)| {
+        let (_, all) = share(&|labels| labels.scenario == scenario);
+        let share = count as f64 / all.max(1) as f64;
+        Failures { scenario: name_of(metrics, scenario), reason, count, share }
+    };
+    in_order.into_iter().map(one).collect()
 }
 
 /// The time between one reading and the one before.

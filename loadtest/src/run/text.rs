@@ -35,9 +35,15 @@ impl Summary {
             let _infallible = writeln!(text, "   {mark} {shown}{dots}: {}", values(figures));
         }
         text.push('\n');
-        for one in &self.errors {
-            let _infallible =
-                writeln!(text, "     no answer, {}: {} × {}", one.scenario, one.count, one.kind);
+        for one in &self.failures {
+            let _infallible = writeln!(
+                text,
+                "     failed requests, {}: {} × {} ({:.2}%)",
+                one.scenario,
+                one.count,
+                one.reason,
+                one.share * 100.0
+            );
         }
         for scenario in self.scenarios.iter().filter(|one| one.dropped + one.interrupted > 0) {
             let _infallible = writeln!(

@@ -217,6 +217,7 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("its own maximum here"), "{text}");
+    assert!(text.contains("failed requests, visit: 20 × status 500 (10.00%)"), "{text}");
 
     let json = std::fs::read(file.folder.path().join("out.json")).unwrap();
     let json: Value = serde_json::from_slice(&json).unwrap();
@@ -229,6 +230,10 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
     assert_eq!(json["checks"][0]["fails"], 20);
     assert_eq!(json["requests"][0]["name"], "home");
     assert_eq!(json["requests"][0]["statuses"]["500"], 20);
+    let failures = serde_json::json!([
+        {"scenario": "visit", "reason": "status 500", "count": 20, "share": 0.1}
+    ]);
+    assert_eq!(json["failures"], failures);
     assert_eq!(json["scenarios"][0]["iterations"], 200);
     let seconds = json["seconds"].as_array().unwrap();
     let requests: u64 = seconds.iter().map(|one| one["all"]["requests"].as_u64().unwrap()).sum();
@@ -238,7 +243,9 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
 
     let html = std::fs::read_to_string(file.folder.path().join("out.html")).unwrap();
     assert!(html.matches("<svg").count() >= 5 && html.contains("polyline"), "charts with lines");
-    for word in ["scenario.toml", "visit", "home", "Latency over time", "CPU, busy cores"] {
+    let row = "<td>status 500</td><td class=n>20</td><td class=n>10.00 %</td>";
+    let charts = ["Latency over time", "CPU, busy cores"];
+    for word in ["scenario.toml", "visit", "home", row].into_iter().chain(charts) {
         assert!(html.contains(word), "{word}");
     }
     for elsewhere in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
@@ -373,7 +380,8 @@ async fn who_cannot_be_reached_is_an_error_that_is_counted() {
     assert_eq!(summary.requests[0].statuses[&0], 10);
     assert!(!summary.metrics.contains_key("data_sent"), "{:?}", summary.metrics);
     assert!(summary.passed, "there is no threshold");
-    assert!(summary.to_text().contains("no answer, visit: 10"), "{}", summary.to_text());
+    let text = summary.to_text();
+    assert!(text.contains("failed requests, visit: 10 × connection refused (100.00%)"), "{text}");
     let rest = format!("[[setup]]\nurl = '{}/'\n", server.url);
     let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
     assert!(failed.unwrap_err().to_string().contains("setup: GET /: no answer"));
