@@ -85,11 +85,12 @@ impl Summary {
     }
 
     fn checks_of(&self, text: &mut String, scenario: &str) {
-        let of = self.checks.iter().filter(|check| check.scenario == scenario);
-        for (n, check) in of.enumerate() {
-            if n == 0 {
-                let _infallible = writeln!(text, "   █ {scenario}");
-            }
+        let of: Vec<_> = self.checks.iter().filter(|check| check.scenario == scenario).collect();
+        if of.is_empty() {
+            return;
+        }
+        let _infallible = writeln!(text, "   █ {scenario}");
+        for check in of {
             let mark = if check.fails == 0 { '✓' } else { '✗' };
             let _infallible = writeln!(text, "     {mark} {}", check.name);
             if check.fails > 0 {

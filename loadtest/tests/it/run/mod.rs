@@ -163,6 +163,8 @@ async fn what_is_in_the_background_ends_with_the_others() {
     );
     let summary = File::new(&server, executor, &rest).run().await;
     assert!(summary.passed && summary.aborted.is_none(), "{}", summary.to_text());
+    let text = summary.to_text();
+    assert!(!text.contains("\n\n\n"), "who has no checks has no lines for them: {text}");
     assert_eq!(summary.scenarios[1].iterations, 5);
     assert!(summary.scenarios[0].iterations > 5);
 }
