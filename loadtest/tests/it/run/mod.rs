@@ -323,7 +323,8 @@ pre_allocated_vus = 1
 [[scenarios.shop.settings.steps]]
 url = "{url}/u/${{users.id}}"
 capture = {{ n = "/number" }}
-checks = [{{ header = "x-kind", equals = "test" }}, {{ json = "/number", min = 1000 }}]
+checks = [{{ header = "x-kind", equals = "test" }}, {{ json = "/number", min = 1000 }},
+          {{ header = "X-Kind", exists = true }}]
 [[scenarios.shop.settings.steps]]
 name = "second"
 method = "PUT"
@@ -364,6 +365,7 @@ url = "{url}/after-a-failure"
     assert_eq!(body, serde_json::json!({"n": 2, "text": "n 2", "list": [1, 0]}));
     let check = |name: &str| summary.checks.iter().find(|check| check.name == name).unwrap();
     assert_eq!(check("x-kind is \"test\"").passes, 4);
+    assert_eq!(check("X-Kind exists").passes, 4);
     assert_eq!(check("/number is at least 1000").fails, 4);
     assert_eq!(figure(&summary, "http_req_failed", "passes"), 4.0, "404 was expected");
     assert_eq!(figure(&summary, "http_reqs", "count"), 12.0);
