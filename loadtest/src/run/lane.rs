@@ -3,9 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
     rc::Rc,
-    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -15,11 +13,15 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agent::Agent,
     executor::Load,
-    flow::{Flow, Turn, User},
+    flow::{Flow, Turn},
     leave::Leave,
     metrics::{Labels, Metric},
     state::Run,
 };
+
+mod user;
+
+use user::{Alive, Seat};
 
 /// Arrivals that wait for a user, at most: some 16 MB. It is more than the generator could send
 /// within `max_wait`, unless that is long.
@@ -60,24 +62,6 @@ struct Shared {
     idle: RefCell<Vec<Rc<Seat>>>,
     /// Waiting arrivals whose user was woken and has not come yet.
     promised: Cell<usize>,
-}
-
-/// Where a user of an open model waits for its turn. It is in `idle` at most once, so that each
-/// promised arrival has a user of its own.
-#[derive(Default)]
-struct Seat {
-    waker: RefCell<Option<Waker>>,
-    is_waiting: Cell<bool>,
-}
-
-impl Seat {
-    /// Lets its user look for a turn; it is out of `idle`.
-    fn call(&self) {
-        self.is_waiting.set(false);
-        if let Some(waker) = self.waker.take() {
-            waker.wake();
-        }
-    }
 }
 
 /// A virtual user's task.
@@ -321,92 +305,6 @@ impl Shared {
         let more = count as u64;
         self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
         self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
-    }
-}
-
-/// A virtual user's place in its lane, for as long as its task lives.
-struct Alive {
-    lane: Rc<Shared>,
-    number: u32,
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.lane.alive.set(self.lane.alive.get() - 1);
-        self.lane.free_numbers.borrow_mut().push(self.number);
-    }
-}
-
-impl Alive {
-    /// The next iteration as soon as the last is over.
-    async fn repeat(self, mut user: Box<dyn User>) {
-        while !user.agent().ending.is_said() {
-            let n = self.lane.run.next_iteration(self.lane.index);
-            let due_us = self.lane.run.clock.now_us();
-            self.iterate(&mut *user, Turn { n, due_us }).await;
-            // One that waits for nothing would keep all others from their turns.
-            tokio::task::yield_now().await;
-        }
-    }
-
-    /// Iterations as they come.
-    async fn serve(self, mut user: Box<dyn User>) {
-        let seat = Rc::default();
-        while let Some(turn) = self.next(&seat).await {
-            self.iterate(&mut *user, turn).await;
-        }
-    }
-
-    async fn next(&self, seat: &Rc<Seat>) -> Option<Turn> {
-        let lane = &self.lane;
-        poll_fn(|context| {
-            // A poll that nobody asked for: what waits is promised to others.
-            if seat.is_waiting.get() {
-                seat.waker.replace(Some(context.waker().clone()));
-                return Poll::Pending;
-            }
-            match lane.queue.borrow_mut().pop_front() {
-                Some(turn) => {
-                    lane.promised.set(lane.promised.get().saturating_sub(1));
-                    Poll::Ready(Some(turn))
-                }
-                None if lane.state.get() != State::Running => Poll::Ready(None),
-                None => {
-                    seat.waker.replace(Some(context.waker().clone()));
-                    seat.is_waiting.set(true);
-                    lane.idle.borrow_mut().push(Rc::clone(seat));
-                    Poll::Pending
-                }
-            }
-        })
-        .await
-    }
-
-    async fn iterate(&self, user: &mut dyn User, turn: Turn) {
-        let mut unfinished = Unfinished { lane: &self.lane, is_finished: false };
-        user.agent().begin(turn.due_us);
-        user.iterate(turn).await;
-        unfinished.is_finished = true;
-        let us = self.lane.run.clock.now_us().saturating_sub(turn.due_us);
-        let mut metrics = self.lane.run.metrics.borrow_mut();
-        metrics.add(Metric::Iterations, self.lane.labels(), 1);
-        metrics.time(Metric::IterationDuration, self.lane.labels(), us);
-        self.lane.run.seconds.borrow_mut().iterations(self.lane.index, 1, 0);
-    }
-}
-
-/// Counts an iteration that is cut off.
-struct Unfinished<'a> {
-    lane: &'a Shared,
-    is_finished: bool,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            let mut metrics = self.lane.run.metrics.borrow_mut();
-            metrics.add(Metric::InterruptedIterations, self.lane.labels(), 1);
-        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! A lane whose clock is in our hand.
 
-use std::path::Path;
+use std::{
+    future::poll_fn,
+    path::Path,
+    task::{Poll, Waker},
+};
 
 use futures_util::future::LocalBoxFuture;
 use rand::Rng as _;
@@ -8,7 +12,7 @@ use rustc_hash::FxHashSet;
 use tokio::{sync::Semaphore, task::LocalSet};
 
 use super::*;
-use crate::run::{file::Script, metrics::Value};
+use crate::run::{file::Script, flow::User, metrics::Value};
 
 /// What users have begun, and how many iterations may end.
 struct Work {
