@@ -215,7 +215,9 @@ impl Shared {
     /// Has so many virtual users of a closed model, and tells those that are too many.
     fn adjust(self: &Rc<Self>, target: u32, now_us: u64) {
         self.take_back(target.saturating_sub(self.staying.get()) as usize);
-        (self.staying.get()..target).for_each(|_| self.add_user());
+        // Who is cut off has its number until its task is gone, and a number can be somebody: so there
+        // are never more of them than users that are wanted.
+        (self.alive.get()..target).for_each(|_| self.add_user());
         let too_many = self.staying.get().saturating_sub(target);
         if too_many == 0 {
             return;
