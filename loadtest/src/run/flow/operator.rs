@@ -133,9 +133,14 @@ impl Hands {
         self.0.borrow_mut().entry(place).or_default().insert(order, now_us);
     }
 
-    /// When it began; one that somebody else's hands began is taken to be long there.
+    /// An order is there; one that somebody else has begun is taken to be there for long.
+    fn hold(&self, place: usize, order: Uuid) {
+        self.0.borrow_mut().entry(place).or_default().entry(order).or_default();
+    }
+
+    /// When the kitchen began with it.
     fn since_us(&self, place: usize, order: Uuid) -> u64 {
-        *self.0.borrow_mut().entry(place).or_default().entry(order).or_default()
+        self.0.borrow().get(&place).and_then(|hands| hands.get(&order)).copied().unwrap_or(0)
     }
 
     /// Forgets what is not among `listed`, and answers what that was: orders leave a kitchen's hands
@@ -235,11 +240,14 @@ impl Operator {
                 status = OrderStatus::Preparing;
                 shared.hands.begin(place, id, self.agent.run.clock.now_us());
             }
+            if !matches!(status, OrderStatus::Preparing | OrderStatus::Ready) {
+                continue;
+            }
+            shared.hands.hold(place, id);
             if status == OrderStatus::Preparing && self.is_cooked(place, id) {
                 self.advance(id, who, OrderStatus::Ready).await;
             }
-            let is_theirs = matches!(status, OrderStatus::Preparing | OrderStatus::Ready);
-            if shared.settings.assign && is_theirs && !shared.town.is_assigned(id) {
+            if shared.settings.assign && !shared.town.is_assigned(id) {
                 self.assign(id, who, place).await;
             }
         }
@@ -341,7 +349,9 @@ mod tests {
         hands.begin(1, elsewhere, 30);
         assert_eq!(hands.keep(0, &FxHashSet::from_iter([cooking])), [called_off]);
         assert_eq!((hands.since_us(0, cooking), hands.since_us(1, elsewhere)), (10, 30));
-        assert_eq!(hands.since_us(0, called_off), 0, "nobody knows of it");
+        hands.hold(0, cooking);
+        hands.hold(0, called_off);
+        assert_eq!((hands.since_us(0, cooking), hands.since_us(0, called_off)), (10, 0));
         assert_eq!(hands.keep(0, &FxHashSet::default()).len(), 2);
     }
 }
