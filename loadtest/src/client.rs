@@ -17,12 +17,16 @@ use tokio::{
     time::timeout,
 };
 
+mod answer;
+mod caller;
+
+pub use answer::Reply;
+use answer::{Length, invalid, parse, within_limit};
+pub use caller::Caller;
+
 /// A request without an answer for this long has an unknown outcome.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(10);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// More than any answer to a fix or a page of a route.
-const RESPONSE_MAX: usize = 16 << 20;
-const HEADERS_MAX: usize = 64;
 /// A connection that rested longer is replaced before use: the server may be about to close it.
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(5);
 
@@ -102,17 +106,6 @@ pub fn complete_with(
     out.extend_from_slice(body);
 }
 
-/// What came back, apart from the body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Reply {
-    /// The HTTP status.
-    pub status: u16,
-    /// Seconds of a Retry-After header.
-    pub retry_after: Option<Duration>,
-    /// The server closes the connection after this answer.
-    pub close: bool,
-}
-
 /// A keep-alive connection.
 #[derive(Debug)]
 pub struct Connection {
@@ -120,6 +113,7 @@ pub struct Connection {
     received: Vec<u8>,
     body: std::ops::Range<usize>,
     first_byte: Option<Instant>,
+    sent_bytes: usize,
     received_bytes: usize,
 }
 
@@ -131,6 +125,7 @@ impl Connection {
             received: Vec::with_capacity(4096),
             body: 0..0,
             first_byte: None,
+            sent_bytes: 0,
             received_bytes: 0,
         })
     }
@@ -148,15 +143,27 @@ impl Connection {
         note: impl FnMut(&str, &[u8]),
     ) -> io::Result<Reply> {
         timeout(RESPONSE_TIMEOUT, async {
-            self.stream.write_all(request).await?;
+            self.write(request).await?;
             self.read(note).await
         })
         .await?
     }
 
+    /// Whether the server has closed it between two requests, or has said what nobody has asked for;
+    /// as far as that has come here. It costs no call of the system as long as nothing has.
+    pub fn is_closed(&self) -> bool {
+        let nothing = self.stream.try_read(&mut [0]);
+        !nothing.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+    }
+
     /// The body of the last answer.
     pub fn body(&self) -> &[u8] {
         &self.received[self.body.clone()]
+    }
+
+    /// How many bytes of the last request have left this process.
+    pub fn sent_bytes(&self) -> usize {
+        self.sent_bytes
     }
 
     /// When the first byte of the last answer came.
@@ -169,9 +176,19 @@ impl Connection {
         self.received_bytes
     }
 
+    async fn write(&mut self, request: &[u8]) -> io::Result<()> {
+        (self.sent_bytes, self.first_byte) = (0, None);
+        while self.sent_bytes < request.len() {
+            match self.stream.write(&request[self.sent_bytes..]).await? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                more => self.sent_bytes += more,
+            }
+        }
+        Ok(())
+    }
+
     async fn read(&mut self, mut note: impl FnMut(&str, &[u8])) -> io::Result<Reply> {
         self.received.clear();
-        self.first_byte = None;
         loop {
             self.more().await?;
             self.first_byte.get_or_insert_with(Instant::now);
@@ -248,113 +265,6 @@ impl Connection {
     }
 }
 
-/// How long a body is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Length {
-    Bytes(usize),
-    Chunks,
-    UntilTheEnd,
-}
-
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
-}
-
-fn within_limit(length: usize) -> io::Result<()> {
-    if length > RESPONSE_MAX { Err(invalid("an answer beyond the limit")) } else { Ok(()) }
-}
-
-/// The reply, the head's length and the body's length, once the head is complete.
-fn parse(
-    bytes: &[u8],
-    mut note: impl FnMut(&str, &[u8]),
-) -> io::Result<Option<(Reply, usize, Length)>> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    let head = match response.parse(bytes).map_err(|_| invalid("not an HTTP/1.1 answer"))? {
-        httparse::Status::Complete(head) => head,
-        httparse::Status::Partial => return Ok(None),
-    };
-    let status = response.code.unwrap_or_default();
-    let mut reply = Reply { status, retry_after: None, close: response.version == Some(0) };
-    let (mut length, mut is_chunked) = (None, false);
-    for header in response.headers.iter() {
-        note(header.name, header.value);
-        let text = std::str::from_utf8(header.value).unwrap_or_default();
-        if header.name.eq_ignore_ascii_case("content-length") {
-            length = Some(text.parse::<usize>().map_err(|_| invalid("not a content length"))?);
-        } else if header.name.eq_ignore_ascii_case("transfer-encoding") {
-            is_chunked = text.to_ascii_lowercase().ends_with("chunked");
-        } else if header.name.eq_ignore_ascii_case("retry-after") {
-            reply.retry_after = text.parse().ok().map(Duration::from_secs);
-        } else if header.name.eq_ignore_ascii_case("connection") {
-            reply.close |= text.eq_ignore_ascii_case("close");
-        }
-    }
-    let length = match (length, status) {
-        (_, 204 | 304) => Length::Bytes(0),
-        _ if is_chunked => Length::Chunks,
-        (Some(length), _) => Length::Bytes(length),
-        (None, _) => Length::UntilTheEnd,
-    };
-    if let Length::Bytes(length) = length {
-        within_limit(length)?;
-    }
-    Ok(Some((reply, head, length)))
-}
-
-/// An ordinary caller of the API for what surrounds a run: set-up, and reading back.
-#[derive(Debug)]
-pub struct Caller {
-    target: Target,
-    connection: Option<Connection>,
-}
-
-impl Caller {
-    /// Connects when first used.
-    pub fn new(target: Target) -> Self {
-        Self { target, connection: None }
-    }
-
-    /// One request; connects again where that is needed. An idle connection that the server has
-    /// closed meanwhile is replaced once, so only requests that may be repeated belong here.
-    pub async fn call(
-        &mut self,
-        method: &str,
-        path: &str,
-        token: &str,
-        body: &[u8],
-    ) -> io::Result<(u16, &[u8])> {
-        self.call_at(method, &format!("/api/v1{path}"), token, body).await
-    }
-
-    /// The same of a path that is not under `/api/v1`.
-    pub async fn call_at(
-        &mut self,
-        method: &str,
-        path: &str,
-        token: &str,
-        body: &[u8],
-    ) -> io::Result<(u16, &[u8])> {
-        let mut request = Vec::new();
-        complete(&mut request, &self.target.head_at(method, path, token), body);
-        let kept = match self.connection.take() {
-            Some(mut kept) => kept.exchange(&request).await.ok().map(|reply| (kept, reply)),
-            None => None,
-        };
-        let (connection, reply) = match kept {
-            Some(done) => done,
-            None => {
-                let mut fresh = Connection::open(&self.target).await?;
-                let reply = fresh.exchange(&request).await?;
-                (fresh, reply)
-            }
-        };
-        let connection = self.connection.insert(connection);
-        Ok((reply.status, connection.body()))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,33 +277,6 @@ mod tests {
         assert_eq!(Target::parse("http://gps.test").unwrap().authority, "gps.test:80");
         assert!(Target::parse("https://gps.test").is_err());
         assert!(Target::parse("gps.test:80").is_err());
-    }
-
-    #[test]
-    fn an_answer_is_complete_at_any_cut() {
-        let whole = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 2\r\nConnection: close\r\n\
-                      Content-Length: 4\r\n\r\nbusy";
-        let head = whole.len() - 4;
-        let mut noted = Vec::new();
-        let mut note = |name: &str, value: &[u8]| noted.push((name.to_owned(), value.to_vec()));
-        for cut in 0..head {
-            assert!(matches!(parse(&whole[..cut], &mut note), Ok(None)), "cut at {cut}");
-        }
-        let reply = Reply { status: 503, retry_after: Some(Duration::from_secs(2)), close: true };
-        assert_eq!(parse(whole, note).unwrap(), Some((reply, head, Length::Bytes(4))));
-        assert_eq!(noted.len(), 3, "each header once, when all are there: {noted:?}");
-        assert_eq!(noted[0], ("Retry-After".to_owned(), b"2".to_vec()));
-    }
-
-    #[test]
-    fn what_is_not_understood_is_an_error() {
-        for answer in [
-            "SSH-2.0\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: five\r\n\r\n",
-            "HTTP/1.1 200 OK\r\ncontent-length: 99999999999\r\n\r\n",
-        ] {
-            assert!(parse(answer.as_bytes(), |_, _| {}).is_err(), "{answer:?}");
-        }
     }
 
     /// What a connection makes of two answers that come in pieces of `size` bytes.
@@ -426,6 +309,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_is_seen_that_a_connection_was_closed() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let mut connection = Connection::open(&Target::parse(&url).unwrap()).await.unwrap();
+        let (mut server, _) = listener.accept().await.unwrap();
+        server.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        let request = b"GET / HTTP/1.1\r\n\r\n";
+        assert_eq!(connection.exchange(request).await.unwrap().status, 200);
+        assert_eq!(connection.sent_bytes(), request.len());
+        assert!(!connection.is_closed());
+        drop(server);
+        while !connection.is_closed() {
+            tokio::task::yield_now().await;
+        }
+        assert!(connection.exchange(request).await.is_err());
+        assert!(connection.first_byte().is_none(), "nothing of an answer has come");
+    }
+
+    #[tokio::test]
     async fn bodies_come_in_chunks_or_until_the_end() {
         let chunked: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
                               5;x=y\r\nhello\r\nb\r\n, my world!\r\n0\r\nTrailer: 1\r\n\r\n";
@@ -440,31 +342,5 @@ mod tests {
         assert_eq!(read_in_pieces(cut, 100).await, []);
         let broken: &[u8] = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n";
         assert_eq!(read_in_pieces(broken, 100).await, []);
-    }
-
-    #[tokio::test]
-    async fn a_closed_keep_alive_connection_is_replaced() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let server = tokio::spawn(async move {
-            let mut requests = Vec::new();
-            for _ in 0..2 {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 4096];
-                let n = stream.read(&mut request).await.unwrap();
-                requests.push(String::from_utf8_lossy(&request[..n]).into_owned());
-                stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n").await.unwrap();
-                stream.write_all(b"ok").await.unwrap();
-            }
-            requests
-        });
-        let mut caller = Caller::new(Target::parse(&url).unwrap());
-        for _ in 0..2 {
-            let answer = caller.call("PUT", "/x", "t", b"{}").await.unwrap();
-            assert_eq!(answer, (200, b"ok".as_slice()));
-        }
-        let requests = server.await.unwrap();
-        assert!(requests[1].starts_with("PUT /api/v1/x HTTP/1.1\r\n"), "{requests:?}");
-        assert!(requests[1].ends_with("content-length: 2\r\n\r\n{}"), "{requests:?}");
     }
 }

@@ -8,6 +8,8 @@
 //! any load, as a file describes it; [`tokens`] are for generators that are not this one.
 
 pub mod check;
+#[cfg(test)]
+mod cli;
 pub mod client;
 pub mod cpu;
 pub mod fix;

@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use crate::check::{Backlog, Findings};
 
+mod comparison;
 mod text;
 mod threshold;
 
+pub(crate) use comparison::Comparison;
 pub(crate) use threshold::judge;
 pub use threshold::{Threshold, ThresholdResult};
 

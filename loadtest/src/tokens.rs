@@ -92,16 +92,11 @@ pub fn start(args: &Args) -> anyhow::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
     use platform::auth::Signer;
 
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cli::Cli;
 
     #[test]
     fn the_file_is_its_owners_alone() {
@@ -118,7 +113,7 @@ mod tests {
     fn tokens_are_of_whom_they_say() {
         let (signer, ..) = Signer::generate();
         let words = ["loadtest", "--customers", "2", "--first-customer", "7", "--drivers", "3"];
-        let tokens = Tokens::sign(&Cli::parse_from(words).args, &signer);
+        let tokens = Tokens::sign(&Cli::<Args>::parse_from(words).args, &signer);
         let verifier = signer.verifier();
         let read = |token: &str| verifier.access(token).unwrap().actor();
         assert_eq!(read(&tokens.admin), "admin:1");

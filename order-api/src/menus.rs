@@ -199,7 +199,9 @@ impl Menus {
         let kept = self.0.kept.get(&restaurant);
         let answer = match self.confirm(restaurant, kept.as_ref()).await {
             Ok(true) => kept.as_ref().map(|kept| Ok(Arc::clone(&kept.offer))),
-            Ok(false) => self.calling(self.fetch(restaurant, kept.as_deref())).await,
+            Ok(false) => {
+                self.calling(self.fetch(restaurant, kept.as_deref())).await.and_then(Result::ok)
+            }
             Err(Unanswered) => None,
         };
         if let Some(answer) = answer {
@@ -211,26 +213,23 @@ impl Menus {
         Ok(Arc::clone(&kept.offer))
     }
 
-    /// Makes a call unless the breaker is open; `None` when there is no answer.
-    async fn calling<T>(&self, call: impl Future<Output = anyhow::Result<T>>) -> Option<T> {
+    /// Makes a call, and counts and logs its failure; `None` when the breaker is open.
+    async fn calling<T>(
+        &self,
+        call: impl Future<Output = anyhow::Result<T>>,
+    ) -> Option<anyhow::Result<T>> {
         let permit = self.0.breaker.try_acquire(Instant::now()).ok()?;
-        match call.await {
-            Ok(answer) => {
-                permit.success(Instant::now());
-                Some(answer)
-            }
-            Err(error) => {
-                // One restaurant's odd menu says nothing about the others'.
-                if error.is::<Odd>() {
-                    permit.success(Instant::now());
-                } else {
-                    permit.failure(Instant::now());
-                }
-                metrics::counter!("menu_reads_failed_total").increment(1);
-                tracing::debug!(%error, "a menu could not be read");
-                None
-            }
+        let result = call.await;
+        match &result {
+            // One odd answer says nothing about the others.
+            Err(error) if !error.is::<Odd>() => permit.failure(Instant::now()),
+            _ => permit.success(Instant::now()),
         }
+        if let Err(error) = &result {
+            metrics::counter!("menu_reads_failed_total").increment(1);
+            tracing::debug!(%error, "menu-api could not be asked");
+        }
+        Some(result)
     }
 
     async fn fetch(&self, restaurant: RestaurantId, kept: Option<&Kept>) -> anyhow::Result<Answer> {

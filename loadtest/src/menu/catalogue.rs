@@ -12,6 +12,7 @@ use super::{
 };
 use crate::client::Caller;
 
+/// As many as a page has at most.
 const PAGE_SIZE: usize = 100;
 /// How much of an answer is shown when it is not what was expected.
 const SHOWN_BYTES: usize = 300;
@@ -33,9 +34,68 @@ pub struct Listed {
     pub longitude: f64,
 }
 
-#[derive(Deserialize)]
-struct Page {
+/// One page of a list.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Page {
     restaurants: Vec<Listed>,
+}
+
+/// A way through the pages of a list of restaurants, whoever asks for them.
+#[derive(Debug)]
+pub(crate) struct Paging {
+    query: &'static str,
+    count: usize,
+    page: u32,
+    listed: Vec<Listed>,
+    known: HashSet<i64>,
+}
+
+impl Paging {
+    /// Through all restaurants until `count` of them are known.
+    pub(crate) fn all(count: usize) -> Self {
+        Self { query: "", count, page: 1, listed: Vec::new(), known: HashSet::new() }
+    }
+
+    /// Through every one that a search finds; `words` as a URL has them.
+    pub(crate) fn found(words: &'static str) -> Self {
+        Self { query: words, ..Self::all(usize::MAX) }
+    }
+
+    /// Of the page that comes next, under `/api/v1`.
+    pub(crate) fn path(&self) -> String {
+        let Self { query, page, .. } = self;
+        let words = if query.is_empty() { String::new() } else { format!("q={query}&") };
+        format!("/restaurants?{words}page_size={PAGE_SIZE}&page={page}")
+    }
+
+    /// Takes that page; answers whether another one is wanted.
+    pub(crate) fn take(&mut self, Page { restaurants }: Page) -> bool {
+        let is_last = restaurants.len() < PAGE_SIZE;
+        // A restaurant that moved in the order meanwhile comes twice.
+        let known = &mut self.known;
+        self.listed.extend(restaurants.into_iter().filter(|one| known.insert(one.restaurant_id)));
+        self.page += 1;
+        !is_last && self.listed.len() < self.count
+    }
+
+    /// What was found; fewer than were wanted when there are no more.
+    pub(crate) fn listed(mut self) -> Vec<Listed> {
+        self.listed.truncate(self.count);
+        self.listed
+    }
+}
+
+/// Asks for page after page.
+///
+/// # Errors
+/// The service does not answer with a list.
+pub(crate) async fn list(
+    caller: &mut Caller,
+    token: &str,
+    mut paging: Paging,
+) -> anyhow::Result<Vec<Listed>> {
+    while paging.take(get(caller, token, &paging.path()).await?) {}
+    Ok(paging.listed())
 }
 
 /// Pages through the restaurants until `count` of them are known; fewer when there are no more.
@@ -44,19 +104,7 @@ pub async fn restaurants(
     token: &str,
     count: usize,
 ) -> anyhow::Result<Vec<Listed>> {
-    let (mut listed, mut known) = (Vec::new(), HashSet::new());
-    for page in 1.. {
-        let path = format!("/restaurants?page_size={PAGE_SIZE}&page={page}");
-        let Page { restaurants } = get(caller, token, &path).await?;
-        let is_last = restaurants.len() < PAGE_SIZE;
-        // A restaurant that moved in the order meanwhile comes twice.
-        listed.extend(restaurants.into_iter().filter(|one| known.insert(one.restaurant_id)));
-        if is_last || listed.len() >= count {
-            break;
-        }
-    }
-    listed.truncate(count);
-    Ok(listed)
+    list(caller, token, Paging::all(count)).await
 }
 
 #[derive(Deserialize)]
@@ -193,4 +241,38 @@ pub(crate) fn parse<T: DeserializeOwned>(status: u16, body: &[u8]) -> anyhow::Re
     let shown = || String::from_utf8_lossy(&body[..body.len().min(SHOWN_BYTES)]);
     anyhow::ensure!(status == 200, "status {status}: {}", shown());
     serde_json::from_slice(body).with_context(|| format!("not what was expected: {}", shown()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(ids: std::ops::Range<i64>) -> Page {
+        let one = |restaurant_id| Listed {
+            restaurant_id,
+            name: String::new(),
+            cuisine_type: String::new(),
+            city: String::new(),
+            latitude: 0.0,
+            longitude: 0.0,
+        };
+        Page { restaurants: ids.map(one).collect() }
+    }
+
+    #[test]
+    fn pages_are_asked_for_until_there_are_enough_or_no_more() {
+        let mut paging = Paging::all(150);
+        assert_eq!(paging.path(), "/restaurants?page_size=100&page=1");
+        assert!(paging.take(page(0..100)));
+        assert_eq!(paging.path(), "/restaurants?page_size=100&page=2");
+        assert!(!paging.take(page(100..200)), "enough");
+        assert_eq!(paging.listed().len(), 150);
+
+        let mut paging = Paging::found("a%20b");
+        assert_eq!(paging.path(), "/restaurants?q=a%20b&page_size=100&page=1");
+        assert!(paging.take(page(0..100)));
+        assert!(!paging.take(page(90..120)), "a page with room is the last");
+        let ids: Vec<_> = paging.listed().iter().map(|one| one.restaurant_id).collect();
+        assert_eq!(ids, (0..120).collect::<Vec<_>>(), "each once");
+    }
 }

@@ -9,25 +9,12 @@ use serde_json::json;
 use super::basket::Kitchen;
 use crate::{
     client::Caller,
-    menu::catalogue::{get, parse},
+    menu::catalogue::{Paging, get, list, parse},
 };
 
-/// All of a page.
-const PAGE_SIZE: usize = 100;
 /// Categories of a menu, and items of each.
 const CATEGORIES: usize = 4;
 const ITEMS: usize = 5;
-
-#[derive(Deserialize)]
-struct Page {
-    restaurants: Vec<Listed>,
-}
-
-#[derive(Deserialize)]
-struct Listed {
-    restaurant_id: i64,
-    name: String,
-}
 
 #[derive(Deserialize)]
 struct Written {
@@ -79,17 +66,8 @@ fn name(n: u32) -> String {
 
 /// Ids by name.
 async fn known(caller: &mut Caller, admin: &str) -> anyhow::Result<HashMap<String, i64>> {
-    let mut known = HashMap::new();
-    for page in 1.. {
-        let path = format!("/restaurants?q=loadtest%20kitchen&page_size={PAGE_SIZE}&page={page}");
-        let Page { restaurants } = get(caller, admin, &path).await?;
-        let is_last = restaurants.len() < PAGE_SIZE;
-        known.extend(restaurants.into_iter().map(|one| (one.name, one.restaurant_id)));
-        if is_last {
-            break;
-        }
-    }
-    Ok(known)
+    let listed = list(caller, admin, Paging::found("loadtest%20kitchen")).await?;
+    Ok(listed.into_iter().map(|one| (one.name, one.restaurant_id)).collect())
 }
 
 /// Latitude and longitude of restaurant `n`, degrees.

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, str::FromStr};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::Summary;
+use super::{Comparison, Summary};
 
 /// A bound on one figure, such as `accept_p99_ms<20`.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,15 +13,6 @@ pub struct Threshold {
     name: String,
     comparison: Comparison,
     bound: f64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Less,
-    AtMost,
-    Greater,
-    AtLeast,
-    Equal,
 }
 
 /// Whether a threshold held.
@@ -83,13 +74,7 @@ impl std::fmt::Display for Threshold {
 
 impl Threshold {
     fn judge(&self, value: Option<f64>) -> ThresholdResult {
-        let passed = value.is_some_and(|value| match self.comparison {
-            Comparison::Less => value < self.bound,
-            Comparison::AtMost => value <= self.bound,
-            Comparison::Greater => value > self.bound,
-            Comparison::AtLeast => value >= self.bound,
-            Comparison::Equal => value == self.bound,
-        });
+        let passed = value.is_some_and(|value| self.comparison.holds(value, self.bound));
         ThresholdResult { threshold: self.to_string(), value, passed }
     }
 }

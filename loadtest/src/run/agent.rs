@@ -9,13 +9,17 @@ use platform::auth::Role;
 use rand::rngs::SmallRng;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::{
+    leave::Leave,
     metrics::{Labels, Metric, Name},
     state::{OUTSIDE, Run},
 };
-use crate::client::{Connection, IDLE_MAX, Target};
+use crate::client::{Connection, Target};
+
+mod line;
+
+use line::{Broken, Line};
 
 /// How much of an answer is shown when it is not what was expected.
 const SHOWN_BYTES: usize = 200;
@@ -90,13 +94,6 @@ pub(super) struct Answer {
     pub(super) retry_after: Option<Duration>,
 }
 
-#[derive(Debug)]
-struct Line {
-    connection: Connection,
-    used: Instant,
-    is_closed: bool,
-}
-
 /// One virtual user at work.
 #[derive(Debug)]
 pub(super) struct Agent {
@@ -107,7 +104,7 @@ pub(super) struct Agent {
     pub(super) vu: u32,
     pub(super) random: SmallRng,
     /// The load is over, or this user is one too many: what only waits should end.
-    pub(super) ending: CancellationToken,
+    pub(super) ending: Leave,
     /// The due time of the iteration, until its first request has taken it.
     due_us: Option<u64>,
     lines: Vec<Option<Line>>,
@@ -116,12 +113,18 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    pub(super) fn new(run: &Rc<Run>, scenario: u16, vu: u32, ending: CancellationToken) -> Self {
+    pub(super) fn new(
+        run: &Rc<Run>,
+        scenario: u16,
+        vu: u32,
+        random: SmallRng,
+        ending: Leave,
+    ) -> Self {
         Self {
             run: Rc::clone(run),
             scenario,
             vu,
-            random: run.random(scenario, vu),
+            random,
             ending,
             due_us: None,
             lines: Vec::new(),
@@ -174,7 +177,7 @@ impl Agent {
 
     /// Waits, unless the load ends meanwhile; answers whether it goes on.
     pub(super) async fn pause(&self, time: Duration) -> bool {
-        self.ending.run_until_cancelled(tokio::time::sleep(time)).await.is_some()
+        self.ending.or(tokio::time::sleep(time)).await.is_some()
     }
 
     /// Makes a request over this user's connection to the target, and measures it.
@@ -183,7 +186,7 @@ impl Agent {
         let at = call.endpoint.target;
         let target = self.run.script.targets.bases[at].clone();
         self.write(&target, call);
-        let answer = self.exchange(&target, at, note).await;
+        let answer = self.exchange(&target, call, note).await;
         let (status, retry_after) = match answer {
             Ok((status, retry_after)) => (status, retry_after),
             Err(error) => {
@@ -202,37 +205,52 @@ impl Agent {
         Answer { status, failed, retry_after }
     }
 
+    /// Sends the request over the kept connection, unless it was closed, or over a new one.
     async fn exchange(
         &mut self,
         target: &Target,
-        at: usize,
-        note: impl FnMut(&str, &[u8]),
+        call: &Call<'_>,
+        mut note: impl FnMut(&str, &[u8]),
     ) -> std::io::Result<(u16, Option<Duration>)> {
+        let at = call.endpoint.target;
         // Without an answer there is no body either, least of all another server's.
         self.last = at;
         if self.lines.len() <= at {
             self.lines.resize_with(at + 1, || None);
         }
-        let kept = self.lines[at].take();
-        let mut line = match kept.filter(|line| !line.is_closed && line.used.elapsed() <= IDLE_MAX)
-        {
-            Some(line) => line,
-            None => {
-                let opening = Instant::now();
-                let connection = Connection::open(target).await?;
-                self.time(Metric::HttpReqConnecting, opening.elapsed().as_micros() as u64);
-                Line { connection, used: opening, is_closed: false }
+        if let Some(kept) = self.lines[at].take().filter(Line::is_fit) {
+            match self.over(kept, &mut note).await {
+                Err(broken) if broken.is_repeatable(call.endpoint.method) => {}
+                done => return done.map_err(|broken| broken.error),
             }
-        };
-        let written = Instant::now();
-        let reply = line.connection.exchange_noting(&self.request, note).await?;
-        if let Some(first) = line.connection.first_byte() {
-            let waited = first.saturating_duration_since(written);
+        }
+        let opening = Instant::now();
+        let connection = Connection::open(target).await?;
+        self.time(Metric::HttpReqConnecting, opening.elapsed().as_micros() as u64);
+        let line = Line { connection, used: opening, is_closed: false };
+        self.over(line, note).await.map_err(|broken| broken.error)
+    }
+
+    /// Sends the request over this connection, and keeps it.
+    async fn over(
+        &mut self,
+        mut line: Line,
+        note: impl FnMut(&str, &[u8]),
+    ) -> Result<(u16, Option<Duration>), Broken> {
+        let begun = Instant::now();
+        let reply = line.connection.exchange_noting(&self.request, note).await;
+        let (sent_bytes, first_byte) = (line.connection.sent_bytes(), line.connection.first_byte());
+        self.count(Metric::DataSent, sent_bytes as u64);
+        let is_answered = first_byte.is_some();
+        let reply = reply.map_err(|error| Broken { error, sent_bytes, is_answered })?;
+        if let Some(first) = first_byte {
+            let waited = first.saturating_duration_since(begun);
             self.time(Metric::HttpReqWaiting, waited.as_micros() as u64);
         }
         line.used = Instant::now();
         line.is_closed = reply.close;
         self.count(Metric::DataReceived, line.connection.received_bytes() as u64);
+        let at = self.last;
         self.lines[at] = Some(line);
         Ok((reply.status, reply.retry_after))
     }
@@ -254,7 +272,6 @@ impl Agent {
         metrics.add(Metric::HttpReqs, labels, 1);
         metrics.share(Metric::HttpReqFailed, labels, failed);
         metrics.time(Metric::HttpReqDuration, labels, us);
-        metrics.add(Metric::DataSent, self.labels(), self.request.len() as u64);
         self.run.seconds.borrow_mut().request(self.scenario, us, failed);
     }
 

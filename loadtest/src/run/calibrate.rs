@@ -1,12 +1,7 @@
 //! Measures the generator itself: how much it can send on this machine to a server that does
 //! nothing, so that nobody takes its limit for the limit of what is measured.
 
-use std::{
-    convert::Infallible,
-    io::Write as _,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, io::Write as _, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use http_body_util::{BodyExt as _, Full};
@@ -73,11 +68,12 @@ pub(super) async fn measure(stop: &CancellationToken) -> anyhow::Result<Calibrat
     );
     let script = Script::parse("calibration", &text, std::path::Path::new(""));
     let script = script.map_err(|error| anyhow::anyhow!("{error}"))?;
-    let (before, started) = (cpu::own(), Instant::now());
+    let before = cpu::own();
     let (begun, _nobody_waits) = tokio::sync::oneshot::channel();
     let outcome = engine::run(script, None, std::sync::Arc::default(), begun, stop.clone()).await?;
-    let (used, took) = (cpu::own(), started.elapsed());
+    let used = cpu::own();
     child.kill().await.context("the server to compare with does not end")?;
+    anyhow::ensure!(outcome.aborted.is_none(), "stopped before the load began");
     let sent = outcome.metrics.sum(Metric::HttpReqDuration, |_| true);
     let failed = outcome.metrics.sum(Metric::HttpReqFailed, |_| true);
     let Value::Times(times) = &sent else { anyhow::bail!("nothing was sent") };
@@ -87,7 +83,8 @@ pub(super) async fn measure(stop: &CancellationToken) -> anyhow::Result<Calibrat
     );
     let cpu_us = used.zip(before).map_or(0, |(used, before)| (used - before).as_micros());
     Ok(Calibration {
-        requests_per_s: times.len() as f64 / took.as_secs_f64(),
+        // Of the load alone: to start and end a run takes its time, too.
+        requests_per_s: times.len() as f64 / outcome.duration.as_secs_f64().max(1e-3),
         cpu_us_per_request: cpu_us as f64 / times.len() as f64,
         med_ms: times.value_at_quantile(0.5) as f64 / 1_000.0,
     })
@@ -108,7 +105,10 @@ pub async fn serve() -> anyhow::Result<()> {
     });
     loop {
         let (stream, _) = listener.accept().await?;
-        stream.set_nodelay(true)?;
+        // One that has gone already is no reason to leave the others.
+        if stream.set_nodelay(true).is_err() {
+            continue;
+        }
         let answer = service_fn(|request: Request<Incoming>| async {
             let _read = request.into_body().collect().await;
             Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(ANSWER))))

@@ -34,6 +34,7 @@ enum Statuses {
 #[derive(Debug, Clone, PartialEq)]
 enum Subject {
     Status(Vec<u16>),
+    /// In lower case, as two checks may write one header in two ways.
     Header(String),
     Json(String),
     Body(String),
@@ -69,7 +70,7 @@ impl RawCheck {
         });
         let subjects = [
             statuses.map(Subject::Status),
-            self.header.clone().map(Subject::Header),
+            self.header.as_deref().map(str::to_ascii_lowercase).map(Subject::Header),
             self.json.clone().map(Subject::Json),
             self.body_contains.clone().map(Subject::Body),
         ];
@@ -106,7 +107,10 @@ impl RawCheck {
                 let all: Vec<_> = statuses.iter().map(u16::to_string).collect();
                 format!("status is {}", all.join(" or "))
             }
-            Subject::Header(name) => format!("{name} {}", must.words()),
+            Subject::Header(_) => {
+                let written = self.header.as_deref().unwrap_or_default();
+                format!("{written} {}", must.words())
+            }
             Subject::Json(pointer) => format!("{pointer} {}", must.words()),
             Subject::Body(text) => format!("body contains {text:?}"),
         };
@@ -115,7 +119,7 @@ impl RawCheck {
 }
 
 impl Check {
-    /// The header that is looked at.
+    /// The header that is looked at, in lower case.
     pub(super) fn header(&self) -> Option<&str> {
         match &self.subject {
             Subject::Header(name) => Some(name),
@@ -214,7 +218,7 @@ mod tests {
             ("body_contains = 'hello'\nname = 'greets'", true, "greets"),
         ] {
             let check = check(text).unwrap();
-            let header = |name: &str| (name == "ETag").then_some(&etag);
+            let header = |name: &str| (name == "etag").then_some(&etag);
             assert_eq!(check.holds(200, header, &json, body), holds, "{text}");
             assert_eq!(check.name, name);
         }

@@ -159,12 +159,12 @@ fn progress(duration: Duration, max_vus: u32, snapshot: Arc<Mutex<Snapshot>>) ->
         if let Some(second) = snapshot.second {
             let slot = second.all;
             line += &format!(
-                ", {:03}/{max_vus:03} VUs, {} complete and {} dropped iterations, {} requests/s, \
+                ", {:03}/{max_vus:03} VUs, {} complete and {} dropped iterations, {:.0} requests/s, \
                  p95 {}, {} failed",
                 slot.vus,
                 snapshot.iterations,
                 snapshot.dropped,
-                slot.requests,
+                second.per_s(slot.requests),
                 time(f64::from(slot.p95_ms)),
                 snapshot.failed
             );

@@ -14,16 +14,15 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    agent::Agent,
     file::{Script, Threshold},
     lane::Lane,
     metrics::{Labels, Metric, Metrics},
     requests::{Memory, Ready, Step, perform},
-    seconds::Second,
+    seconds::{Beat, Second},
     state::Run,
 };
 use crate::pace::Ticker;
-
-const SECOND_US: u64 = 1_000_000;
 
 /// How it goes, told every second.
 #[derive(Debug, Clone, Default)]
@@ -87,7 +86,7 @@ async fn whole(
     let lanes = match set_up {
         Some(Ok(lanes)) => lanes,
         failed => {
-            let _the_first_failure_counts = outside(run, &run.script.teardown).await;
+            let _the_first_failure_counts = teardown(run).await;
             return Err(match failed {
                 Some(Err(error)) => error,
                 _ => anyhow::anyhow!("stopped before the load began"),
@@ -101,7 +100,7 @@ async fn whole(
         (0..).zip(lanes).map(|(index, flow)| Lane::new(run, index, flow, begin_us)).collect();
     let aborted = load(run, &lanes, begin_us, snapshot, stop).await?;
     let duration = Duration::from_micros(run.clock.now_us() - begin_us);
-    let teardown_failed = outside(run, &run.script.teardown).await.err();
+    let teardown_failed = teardown(run).await;
     Ok(Outcome {
         script: run.script.clone(),
         metrics: run.metrics.borrow().clone(),
@@ -115,7 +114,7 @@ async fn whole(
 
 /// The file's own set-up, then that of each flow.
 async fn set_up(run: &Rc<Run>) -> anyhow::Result<Vec<Box<dyn super::flow::Flow>>> {
-    outside(run, &run.script.setup).await.map_err(|error| anyhow::anyhow!("setup: {error}"))?;
+    setup(run).await?;
     let mut flows = Vec::new();
     for (index, scenario) in (0..).zip(&run.script.scenarios) {
         let flow = scenario.flow.prepare(run, index).await;
@@ -124,21 +123,47 @@ async fn set_up(run: &Rc<Run>) -> anyhow::Result<Vec<Box<dyn super::flow::Flow>>
     Ok(flows)
 }
 
-/// Requests of setup or teardown, one after the other, each whatever became of the one before.
-async fn outside(run: &Rc<Run>, steps: &[Step]) -> Result<(), String> {
-    let mut agent = run.outsider();
-    let mut memory = Memory {
-        rows: run.script.rows.iter().map(|rows| rows.row(0, 0, &mut agent.random)).collect(),
-        captured: run.captured.borrow().clone(),
-    };
-    let mut result = Ok(());
-    for step in steps {
-        let ready = Ready::new(step.clone(), run);
-        let done = perform(&ready, &mut agent, &mut memory, 0).await;
-        result = result.and(done);
-        run.captured.borrow_mut().clone_from(&memory.captured);
+/// Whoever makes the requests of setup or teardown, one after the other.
+struct Outsider<'a> {
+    run: &'a Rc<Run>,
+    agent: Agent,
+    memory: Memory,
+}
+
+impl<'a> Outsider<'a> {
+    fn new(run: &'a Rc<Run>) -> Self {
+        let mut agent = run.outsider();
+        let rows = run.script.rows.iter().map(|rows| rows.row(0, 0, &mut agent.random)).collect();
+        let captured = run.captured.borrow().clone();
+        Self { run, agent, memory: Memory { rows, captured } }
     }
-    result
+
+    async fn perform(&mut self, step: &Step) -> Result<(), String> {
+        let ready = Ready::new(step.clone(), self.run);
+        let done = perform(&ready, &mut self.agent, &mut self.memory, 0).await;
+        self.run.captured.borrow_mut().clone_from(&self.memory.captured);
+        done
+    }
+}
+
+/// Stops at the first request that fails: a load on what is half set up would measure nothing.
+async fn setup(run: &Rc<Run>) -> anyhow::Result<()> {
+    let mut outsider = Outsider::new(run);
+    for step in &run.script.setup {
+        let done = outsider.perform(step).await;
+        done.map_err(|error| anyhow::anyhow!("setup: {error}"))?;
+    }
+    Ok(())
+}
+
+/// Makes each request whatever became of the one before; answers the first failure.
+async fn teardown(run: &Rc<Run>) -> Option<String> {
+    let (mut outsider, mut failed) = (Outsider::new(run), None);
+    for step in &run.script.teardown {
+        let done = outsider.perform(step).await;
+        failed = failed.or(done.err());
+    }
+    failed
 }
 
 /// Hands out what is due until all is over; answers why it ended before its time.
@@ -150,7 +175,7 @@ async fn load(
     stop: &CancellationToken,
 ) -> anyhow::Result<Option<String>> {
     let ticker = Ticker::start()?;
-    let (mut aborted, mut next_us, mut most) = (None, begin_us + SECOND_US, vec![0; lanes.len()]);
+    let (mut aborted, mut beat, mut most) = (None, Beat::new(begin_us), vec![0; lanes.len()]);
     loop {
         ticker.next().await;
         let now_us = run.clock.now_us();
@@ -168,10 +193,9 @@ async fn load(
             lanes.iter().for_each(|lane| lane.end(now_us));
         }
         let is_over = lanes.iter().all(Lane::is_over);
-        if now_us >= next_us || is_over {
-            next_us += SECOND_US;
+        if let Some(length) = beat.turn(now_us, is_over) {
             let after = Duration::from_micros(now_us - begin_us);
-            turn(run, lanes, &most, after, snapshot);
+            turn(run, lanes, &most, (after, length), snapshot);
             if aborted.is_none() && !is_over {
                 aborted = run.script.thresholds.iter().find_map(|one| breach(run, one, after));
             }
@@ -182,8 +206,14 @@ async fn load(
     }
 }
 
-/// A second is over.
-fn turn(run: &Run, lanes: &[Lane], most: &[u32], after: Duration, snapshot: &Mutex<Snapshot>) {
+/// A second is over, of this length, so long after the begin.
+fn turn(
+    run: &Run,
+    lanes: &[Lane],
+    most: &[u32],
+    (after, length): (Duration, Duration),
+    snapshot: &Mutex<Snapshot>,
+) {
     let mut metrics = run.metrics.borrow_mut();
     for (scenario, (lane, most)) in (0..).zip(lanes.iter().zip(most)) {
         let labels = Labels { scenario, ..Labels::default() };
@@ -194,7 +224,8 @@ fn turn(run: &Run, lanes: &[Lane], most: &[u32], after: Duration, snapshot: &Mut
         metrics.set(Metric::VusMax, labels, u64::from(*most));
     }
     let mut seconds = run.seconds.borrow_mut();
-    let second = seconds.turn(after.as_secs_f32(), lanes.iter().map(Lane::vus)).clone();
+    let vus = lanes.iter().map(Lane::vus);
+    let second = seconds.turn(after.as_secs_f32(), length.as_secs_f32(), vus).clone();
     let snapshot = &mut *snapshot.lock();
     snapshot.iterations += u64::from(second.all.iterations);
     snapshot.dropped += u64::from(second.all.dropped);

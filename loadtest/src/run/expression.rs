@@ -3,6 +3,7 @@
 use serde::Deserialize;
 
 use super::metrics::{Kind, Metric};
+use crate::report::Comparison;
 
 /// What is made of a metric's samples.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -23,16 +24,6 @@ pub enum Aggregate {
     Rate,
     /// The last of a gauge.
     Value,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Comparison {
-    Less,
-    AtMost,
-    Greater,
-    AtLeast,
-    Equal,
-    Unequal,
 }
 
 /// Longer signs first: `<=` starts with `<`.
@@ -113,14 +104,7 @@ impl Expression {
 
     /// Whether it holds; what was not measured never does.
     pub fn holds(&self, value: Option<f64>) -> bool {
-        value.is_some_and(|value| match self.comparison {
-            Comparison::Less => value < self.bound,
-            Comparison::AtMost => value <= self.bound,
-            Comparison::Greater => value > self.bound,
-            Comparison::AtLeast => value >= self.bound,
-            Comparison::Equal => value == self.bound,
-            Comparison::Unequal => value != self.bound,
-        })
+        value.is_some_and(|value| self.comparison.holds(value, self.bound))
     }
 }
 

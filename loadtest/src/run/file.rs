@@ -29,6 +29,8 @@ use super::{
 };
 use crate::pace::parse_duration;
 
+mod threshold;
+
 /// Scenarios of a file; each has figures of its own.
 const SCENARIOS_MAX: usize = 64;
 const GRACE: Duration = Duration::from_secs(30);
@@ -293,8 +295,8 @@ fn read(name: &str, text: &str, folder: &Path) -> Result<Script, Problem> {
             message: format!("scenarios.{}: {}", name.get_ref(), problem.message),
             ..problem
         };
-        let read =
-            scenario(name.get_ref(), here, table, &tables, &after_setup, &mut script.targets);
+        let (town, targets) = (&script.town, &mut script.targets);
+        let read = scenario(name.get_ref(), here, table, &tables, &after_setup, town, targets);
         script.scenarios.push(read.map_err(named)?);
     }
     if script.scenarios.iter().all(|scenario| scenario.background) {
@@ -309,7 +311,7 @@ fn read(name: &str, text: &str, folder: &Path) -> Result<Script, Problem> {
     }
     for (key, written) in &file.thresholds {
         for one in written {
-            script.thresholds.push(threshold(key, one, &script.scenarios)?);
+            script.thresholds.push(threshold::read(key, one, &script.scenarios)?);
         }
     }
     Ok(script)
@@ -326,6 +328,7 @@ fn scenario<'i>(
     table: Spanned<DeValue<'i>>,
     tables: &[super::data::Table],
     after_setup: &BTreeSet<String>,
+    town: &town::Settings,
     targets: &mut Targets,
 ) -> Result<Scenario, Problem> {
     let at = table.span();
@@ -349,7 +352,7 @@ fn scenario<'i>(
         let at = places.get("start_time").unwrap_or(&here);
         return Err(Problem::at(at, "a scenario is over 48h after the begin of the run"));
     }
-    let context = flow::Context { tables, captured: after_setup, is_open: load.is_open() };
+    let context = flow::Context { tables, captured: after_setup, load: &load, town };
     let flow = flow::Settings::read(raw.flow, settings, &here, &context, targets)?;
     if let Some(tag) = raw.tags.keys().find(|tag| TAGS.contains(&tag.as_str())) {
         let at = places.get("tags").unwrap_or(&here);
@@ -364,43 +367,6 @@ fn scenario<'i>(
         background: raw.background,
         tags: raw.tags,
     })
-}
-
-fn threshold(
-    key: &Spanned<String>,
-    written: &Spanned<Written>,
-    scenarios: &[Scenario],
-) -> Result<Threshold, Problem> {
-    let here = |message| Problem::at(&key.span(), message);
-    let selector = Selector::parse(key.get_ref()).map_err(here)?;
-    for (tag, value) in &selector.tags {
-        let of_scenario = ["scenario", "flow"].contains(&tag.as_str())
-            || scenarios.iter().any(|scenario| scenario.tags.contains_key(tag));
-        // A counter of samples that cannot be would be 0, and `count==0` hold for ever.
-        if !of_scenario && !selector.metric.tags().contains(&tag.as_str()) {
-            let metric = selector.metric.name();
-            return Err(here(format!("no sample of {metric} has the tag {tag:?}")));
-        }
-        let is_known = match tag.as_str() {
-            "scenario" => scenarios.iter().any(|scenario| scenario.name == *value),
-            "flow" => scenarios.iter().any(|scenario| scenario.flow.kind().name() == value),
-            _ => true,
-        };
-        if !is_known {
-            return Err(here(format!("no {tag} of this file is called {value:?}")));
-        }
-    }
-    let (text, abort_after) = match written.get_ref() {
-        Written::Bare(text) => (text, None),
-        Written::Full(full) => {
-            let delay = full.delay_abort_eval.unwrap_or_default().0;
-            (&full.threshold, full.abort_on_fail.then_some(delay))
-        }
-    };
-    let there = |message| Problem::at(&written.span(), message);
-    let expression = Expression::parse(text).map_err(there)?;
-    expression.fits(selector.metric).map_err(there)?;
-    Ok(Threshold { selector, expression, abort_after })
 }
 
 #[cfg(test)]

@@ -5,7 +5,6 @@ use std::{collections::BTreeSet, ops::Range, rc::Rc};
 use futures_util::future::{LocalBoxFuture, try_join_all};
 use platform::auth::Role;
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio_util::sync::CancellationToken;
 use toml::{
     Spanned,
     de::{DeTable, DeValue, ValueDeserializer},
@@ -14,9 +13,11 @@ use toml::{
 use super::{
     agent::{Agent, Call, Endpoint, Identity},
     data::Table,
+    executor::Load,
     file::Problem,
-    state::{OUTSIDE, Run},
+    state::Run,
     target::{Service, Targets},
+    town,
 };
 
 pub(super) mod gps;
@@ -79,8 +80,8 @@ impl Kind {
 pub(super) struct Context<'a> {
     pub(super) tables: &'a [Table],
     pub(super) captured: &'a BTreeSet<String>,
-    /// Iterations come when they are due.
-    pub(super) is_open: bool,
+    pub(super) load: &'a Load,
+    pub(super) town: &'a town::Settings,
 }
 
 /// A flow with its settings.
@@ -114,7 +115,7 @@ impl Settings {
         Ok(match kind {
             Kind::Gps => {
                 let settings: gps::Settings = take(settings)?;
-                checked(settings.check(context.is_open))?;
+                checked(settings.check(context.load, context.town.drivers()))?;
                 Self::Gps(settings)
             }
             Kind::Track => Self::Track(take(settings)?),
@@ -200,7 +201,7 @@ async fn for_each(
 ) -> anyhow::Result<()> {
     let work = &work;
     let lane = |lane: usize| async move {
-        let mut agent = Agent::new(run, OUTSIDE, lane as u32, CancellationToken::new());
+        let mut agent = run.outsider_at(lane as u32);
         for n in (0..count).skip(lane).step_by(LANES) {
             work(&mut agent, n).await?;
         }

@@ -3,9 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
-    future::poll_fn,
     rc::Rc,
-    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -15,10 +13,19 @@ use tokio_util::sync::CancellationToken;
 use super::{
     agent::Agent,
     executor::Load,
-    flow::{Flow, Turn, User},
+    flow::{Flow, Turn},
+    leave::Leave,
     metrics::{Labels, Metric},
     state::Run,
 };
+
+mod user;
+
+use user::{Alive, Seat};
+
+/// Arrivals that wait for a user, at most: some 16 MB. It is more than the generator could send
+/// within `max_wait`, unless that is long.
+const QUEUE_MAX: usize = 1_000_000;
 
 /// A scenario on its way.
 pub(super) struct Lane(Rc<Shared>);
@@ -47,20 +54,30 @@ struct Shared {
     alive: Cell<u32>,
     /// The number of the next virtual user; numbers of those that have gone are used again.
     free_numbers: RefCell<Vec<u32>>,
+    /// Virtual users so far.
+    started: Cell<u32>,
     /// Of an open model: arrivals so far, those that wait, and users without one.
     arrivals: Cell<u64>,
     queue: RefCell<VecDeque<Turn>>,
-    idle: RefCell<Vec<Waker>>,
+    idle: RefCell<Vec<Rc<Seat>>>,
     /// Waiting arrivals whose user was woken and has not come yet.
     promised: Cell<usize>,
 }
 
 /// A virtual user's task.
 struct Handle {
-    ending: CancellationToken,
+    ending: Leave,
     abort: AbortHandle,
-    /// When it was told to end, µs.
-    told_us: Option<u64>,
+    stay: Stay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stay {
+    Wanted,
+    /// It was told to leave when its iteration is over; when that was, µs.
+    Told(u64),
+    /// It had its time, and its task ends.
+    Cut,
 }
 
 impl Lane {
@@ -78,6 +95,7 @@ impl Lane {
             staying: Cell::new(0),
             alive: Cell::new(0),
             free_numbers: RefCell::default(),
+            started: Cell::new(0),
             arrivals: Cell::new(0),
             queue: RefCell::default(),
             idle: RefCell::default(),
@@ -108,7 +126,7 @@ impl Lane {
                 lane.state.set(State::Ending(now_us));
                 lane.ending.cancel();
                 // Who has no iteration sees that there will be none.
-                lane.idle.borrow_mut().drain(..).for_each(Waker::wake);
+                lane.idle.borrow_mut().drain(..).for_each(|seat| seat.call());
             }
             State::Ending(_) | State::Over => {}
         }
@@ -170,15 +188,18 @@ impl Shared {
     fn add_user(self: &Rc<Self>) {
         let number = self.free_numbers.borrow_mut().pop().unwrap_or_else(|| self.alive.get());
         self.alive.set(self.alive.get() + 1);
-        let ending = self.ending.child_token();
+        let ending = Leave::with(&self.ending);
         let alive = Alive { lane: Rc::clone(self), number };
-        let agent = Agent::new(&self.run, self.index, number, ending.clone());
+        // A number is used again, and with it the same choices would be made again.
+        let random = self.run.random(self.index, self.started.get());
+        self.started.set(self.started.get().wrapping_add(1));
+        let agent = Agent::new(&self.run, self.index, number, random, ending.clone());
         let user = self.flow.user(agent);
         let is_open = self.run.script.scenarios[usize::from(self.index)].load.is_open();
         let work =
             async move { if is_open { alive.serve(user).await } else { alive.repeat(user).await } };
         let abort = tokio::task::spawn_local(work).abort_handle();
-        self.users.borrow_mut().push(Handle { ending, abort, told_us: None });
+        self.users.borrow_mut().push(Handle { ending, abort, stay: Stay::Wanted });
         self.staying.set(self.staying.get() + 1);
     }
 
@@ -186,35 +207,57 @@ impl Shared {
         let mut users = self.users.borrow_mut();
         if users.len() != self.alive.get() as usize {
             users.retain(|user| !user.abort.is_finished());
-            self.staying.set(users.iter().filter(|user| user.told_us.is_none()).count() as u32);
+            let staying = users.iter().filter(|user| user.stay == Stay::Wanted);
+            self.staying.set(staying.count() as u32);
         }
     }
 
     /// Has so many virtual users of a closed model, and tells those that are too many.
     fn adjust(self: &Rc<Self>, target: u32, now_us: u64) {
-        (self.staying.get()..target).for_each(|_| self.add_user());
+        self.take_back(target.saturating_sub(self.staying.get()) as usize);
+        // Who is cut off has its number until its task is gone, and a number can be somebody: so there
+        // are never more of them than users that are wanted.
+        (self.alive.get()..target).for_each(|_| self.add_user());
         let too_many = self.staying.get().saturating_sub(target);
         if too_many == 0 {
             return;
         }
         let mut users = self.users.borrow_mut();
-        let staying = users.iter_mut().rev().filter(|user| user.told_us.is_none());
+        let staying = users.iter_mut().rev().filter(|user| user.stay == Stay::Wanted);
         for user in staying.take(too_many as usize) {
-            user.told_us = Some(now_us);
-            user.ending.cancel();
+            user.stay = Stay::Told(now_us);
+            user.ending.say();
         }
         self.staying.set(target);
     }
 
+    /// Keeps up to `count` of those that were told to leave and are still here, the last told first:
+    /// with new ones in their place there would be more users than the ramp says.
+    fn take_back(&self, count: usize) {
+        let mut users = self.users.borrow_mut();
+        if count == 0 || users.len() == self.staying.get() as usize {
+            return;
+        }
+        let is_here =
+            |user: &&mut Handle| matches!(user.stay, Stay::Told(_)) && !user.abort.is_finished();
+        for user in users.iter_mut().filter(is_here).take(count) {
+            user.stay = Stay::Wanted;
+            user.ending.take_back(&self.ending);
+            self.staying.set(self.staying.get() + 1);
+        }
+    }
+
     /// Cuts off the iterations of users that were told to end.
     fn cut(&self, now_us: u64, grace: Duration) {
-        let users = self.users.borrow();
+        let mut users = self.users.borrow_mut();
         if users.len() == self.staying.get() as usize {
             return;
         }
-        for user in users.iter() {
-            let waited_us = user.told_us.map_or(0, |told_us| now_us.saturating_sub(told_us));
-            if waited_us > grace.as_micros() as u64 {
+        for user in users.iter_mut() {
+            if let Stay::Told(told_us) = user.stay
+                && now_us.saturating_sub(told_us) > grace.as_micros() as u64
+            {
+                user.stay = Stay::Cut;
                 user.abort.abort();
             }
         }
@@ -227,10 +270,14 @@ impl Shared {
         {
             self.arrivals.set(self.arrivals.get() + 1);
             let n = self.run.next_iteration(self.index);
+            if self.queue.borrow().len() >= QUEUE_MAX {
+                self.dropped(1);
+                continue;
+            }
             self.queue.borrow_mut().push_back(Turn { n, due_us });
-            if let Some(waker) = self.idle.borrow_mut().pop() {
+            if let Some(seat) = self.idle.borrow_mut().pop() {
                 self.promised.set(self.promised.get() + 1);
-                waker.wake();
+                seat.call();
             } else if self.alive.get() < max_vus {
                 self.promised.set(self.promised.get() + 1);
                 self.add_user();
@@ -252,85 +299,16 @@ impl Shared {
     fn drop_waiting(&self, count: usize) {
         if count > 0 {
             self.queue.borrow_mut().drain(..count);
-            let more = count as u64;
-            self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
-            self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
-        }
-    }
-}
-
-/// A virtual user's place in its lane, for as long as its task lives.
-struct Alive {
-    lane: Rc<Shared>,
-    number: u32,
-}
-
-impl Drop for Alive {
-    fn drop(&mut self) {
-        self.lane.alive.set(self.lane.alive.get() - 1);
-        self.lane.free_numbers.borrow_mut().push(self.number);
-    }
-}
-
-impl Alive {
-    /// The next iteration as soon as the last is over.
-    async fn repeat(self, mut user: Box<dyn User>) {
-        while !user.agent().ending.is_cancelled() {
-            let n = self.lane.run.next_iteration(self.lane.index);
-            let due_us = self.lane.run.clock.now_us();
-            self.iterate(&mut *user, Turn { n, due_us }).await;
-            // One that waits for nothing would keep all others from their turns.
-            tokio::task::yield_now().await;
+            self.dropped(count);
         }
     }
 
-    /// Iterations as they come.
-    async fn serve(self, mut user: Box<dyn User>) {
-        while let Some(turn) = self.next().await {
-            self.iterate(&mut *user, turn).await;
-        }
-    }
-
-    async fn next(&self) -> Option<Turn> {
-        let lane = &self.lane;
-        poll_fn(|context| match lane.queue.borrow_mut().pop_front() {
-            Some(turn) => {
-                lane.promised.set(lane.promised.get().saturating_sub(1));
-                Poll::Ready(Some(turn))
-            }
-            None if lane.state.get() != State::Running => Poll::Ready(None),
-            None => {
-                lane.idle.borrow_mut().push(context.waker().clone());
-                Poll::Pending
-            }
-        })
-        .await
-    }
-
-    async fn iterate(&self, user: &mut dyn User, turn: Turn) {
-        let mut unfinished = Unfinished { lane: &self.lane, is_finished: false };
-        user.agent().begin(turn.due_us);
-        user.iterate(turn).await;
-        unfinished.is_finished = true;
-        let us = self.lane.run.clock.now_us().saturating_sub(turn.due_us);
-        let mut metrics = self.lane.run.metrics.borrow_mut();
-        metrics.add(Metric::Iterations, self.lane.labels(), 1);
-        metrics.time(Metric::IterationDuration, self.lane.labels(), us);
-        self.lane.run.seconds.borrow_mut().iterations(self.lane.index, 1, 0);
+    fn dropped(&self, count: usize) {
+        let more = count as u64;
+        self.run.metrics.borrow_mut().add(Metric::DroppedIterations, self.labels(), more);
+        self.run.seconds.borrow_mut().iterations(self.index, 0, count as u32);
     }
 }
 
-/// Counts an iteration that is cut off.
-struct Unfinished<'a> {
-    lane: &'a Shared,
-    is_finished: bool,
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        if !self.is_finished {
-            let mut metrics = self.lane.run.metrics.borrow_mut();
-            metrics.add(Metric::InterruptedIterations, self.lane.labels(), 1);
-        }
-    }
-}
+#[cfg(test)]
+mod tests;

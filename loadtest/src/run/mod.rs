@@ -18,6 +18,7 @@ pub mod expression;
 mod file;
 mod flow;
 mod lane;
+mod leave;
 pub mod metrics;
 mod page;
 pub mod ramp;

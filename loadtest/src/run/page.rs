@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     chart::{Axis, Series, Thin, colour, lines},
-    seconds::Slot,
+    seconds::{Second, Slot},
     summary::{CpuAt, Summary},
     text::{bytes, time},
 };
@@ -101,6 +101,10 @@ impl Summary {
             name: name.to_owned(),
             points: self.seconds.iter().map(|one| (f64::from(one.at_s), of(&one.all))).collect(),
         };
+        let rate = |name: &str, of: fn(&Slot) -> u32| Series {
+            name: name.to_owned(),
+            points: rates(&self.seconds, |one| Some(of(&one.all))),
+        };
         let each = |of: fn(&Slot) -> f64| -> Vec<Series> {
             let one = |(at, scenario): (usize, &super::summary::Scenario)| Series {
                 name: scenario.name.clone(),
@@ -112,14 +116,13 @@ impl Summary {
             };
             self.scenarios.iter().enumerate().map(one).collect()
         };
-        let mut throughput = vec![
-            all("requests", |slot| f64::from(slot.requests)),
-            all("failed", |slot| f64::from(slot.failed)),
-        ];
-        // What ends in the last, cut second is not what a whole one would have had.
-        throughput.iter_mut().for_each(|series| cut(&mut series.points));
-        let mut iterations = each(|slot| f64::from(slot.iterations));
-        iterations.iter_mut().for_each(|series| cut(&mut series.points));
+        let throughput =
+            [rate("requests", |slot| slot.requests), rate("failed", |slot| slot.failed)];
+        let iterations = self.scenarios.iter().enumerate().map(|(at, scenario)| Series {
+            name: scenario.name.clone(),
+            points: rates(&self.seconds, |one| Some(one.scenarios.get(at)?.iterations)),
+        });
+        let iterations: Vec<_> = iterations.collect();
         let latency = [
             all("p99", |slot| f64::from(slot.p99_ms)),
             all("p95", |slot| f64::from(slot.p95_ms)),
@@ -130,9 +133,10 @@ impl Summary {
         let curve = [Series { name: "all requests".into(), points: curve.collect() }];
         let mut users = [
             all("virtual users", |slot| f64::from(slot.vus)),
-            all("dropped iterations a second", |slot| f64::from(slot.dropped)),
+            rate("dropped iterations a second", |slot| slot.dropped),
         ];
-        users.iter_mut().for_each(|series| cut(&mut series.points));
+        // At the very end there are none, which says nothing.
+        cut(&mut users[0].points);
         page.put(format_args!("<section class=\"charts\">"));
         if self.seconds.iter().any(|second| second.all.requests > 0) {
             page.chart("Requests a second", &throughput, Axis::Time, Thin::Mean)?;
@@ -207,6 +211,7 @@ impl Summary {
             ));
         }
         page.put(format_args!("</table>"));
+        self.failures(page);
         if !self.checks.is_empty() {
             page.put(format_args!(
                 "<h2>Checks</h2><table><tr><th></th><th>scenario</th><th>check</th>\
@@ -241,12 +246,40 @@ impl Summary {
         page.put(format_args!("</table>"));
     }
 
+    fn failures(&self, page: &mut Page) {
+        if self.failures.is_empty() {
+            return;
+        }
+        page.put(format_args!(
+            "<h2>Failed requests</h2><table><tr><th>scenario</th><th>reason</th>\
+             <th class=n>count</th><th class=n>share</th></tr>"
+        ));
+        for one in &self.failures {
+            page.put(format_args!(
+                "<tr><td>{}</td><td>{}</td><td class=n>{}</td><td class=n>{:.2} %</td></tr>",
+                Text(&one.scenario),
+                Text(&one.reason),
+                one.count,
+                one.share * 100.0
+            ));
+        }
+        page.put(format_args!("</table>"));
+    }
+
     fn machine(&self, page: &mut Page) {
         page.put(format_args!("<h2>The generator itself</h2><pre>"));
         let said = super::text::generator(&self.generator);
         let said: Vec<_> = said.lines().map(str::trim).collect();
         page.put(format_args!("{}</pre>", Text(&said.join("\n"))));
     }
+}
+
+/// A count of each second as so many a second. Those that are cut short, as the last one is, are left
+/// out when there are others.
+fn rates(seconds: &[Second], of: impl Fn(&Second) -> Option<u32>) -> Vec<(f64, f64)> {
+    let are_short = !seconds.iter().any(Second::is_whole);
+    let kept = seconds.iter().filter(|one| are_short || one.is_whole());
+    kept.filter_map(|one| Some((f64::from(one.at_s), one.per_s(of(one)?)))).collect()
 }
 
 /// Leaves the last second out, when there are others.

@@ -228,6 +228,7 @@ pub(super) async fn perform(
     let mut noted = BTreeMap::new();
     let answer = agent
         .send(&call, |name, value| {
+            // Those of one header are equal, and the first stands for all.
             if let Some(wanted) = wanted.iter().find(|wanted| name.eq_ignore_ascii_case(wanted)) {
                 noted.insert(*wanted, String::from_utf8_lossy(value).into_owned());
             }

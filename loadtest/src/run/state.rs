@@ -11,11 +11,11 @@ use platform::auth::Signer;
 use rand::{SeedableRng as _, rngs::SmallRng};
 use rustc_hash::FxHashMap;
 use serde_json::Value;
-use tokio_util::sync::CancellationToken;
 
 use super::{
     agent::{Agent, Endpoint, Identity},
     file::Script,
+    leave::Leave,
     metrics::{Metrics, Name, ScenarioTags},
     seconds::Seconds,
     target::{Auth, Service},
@@ -83,7 +83,13 @@ impl Run {
 
     /// Somebody who sets up, and counts nowhere.
     pub(super) fn outsider(self: &Rc<Self>) -> Agent {
-        Agent::new(self, OUTSIDE, 0, CancellationToken::new())
+        self.outsider_at(0)
+    }
+
+    /// One of several.
+    pub(super) fn outsider_at(self: &Rc<Self>, number: u32) -> Agent {
+        let random = self.random(OUTSIDE, number);
+        Agent::new(self, OUTSIDE, number, random, Leave::default())
     }
 
     /// The number of a scenario's next iteration.
@@ -91,9 +97,9 @@ impl Run {
         self.iterations.get(usize::from(scenario)).map_or(0, |next| next.replace(next.get() + 1))
     }
 
-    /// Random numbers that follow from the seed, for one virtual user of a scenario.
-    pub(super) fn random(&self, scenario: u16, vu: u32) -> SmallRng {
-        let one = u64::from(scenario) << 32 | u64::from(vu);
+    /// Random numbers that follow from the seed, for the `nth` virtual user of a scenario.
+    pub(super) fn random(&self, scenario: u16, nth: u32) -> SmallRng {
+        let one = u64::from(scenario) << 32 | u64::from(nth);
         SmallRng::seed_from_u64(
             self.script.seed.rotate_left(17) ^ one.wrapping_mul(0x9e37_79b9_7f4a_7c15),
         )

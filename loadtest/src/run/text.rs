@@ -35,9 +35,15 @@ impl Summary {
             let _infallible = writeln!(text, "   {mark} {shown}{dots}: {}", values(figures));
         }
         text.push('\n');
-        for one in &self.errors {
-            let _infallible =
-                writeln!(text, "     no answer, {}: {} × {}", one.scenario, one.count, one.kind);
+        for one in &self.failures {
+            let _infallible = writeln!(
+                text,
+                "     failed requests, {}: {} × {} ({:.2}%)",
+                one.scenario,
+                one.count,
+                one.reason,
+                one.share * 100.0
+            );
         }
         for scenario in self.scenarios.iter().filter(|one| one.dropped + one.interrupted > 0) {
             let _infallible = writeln!(
@@ -79,11 +85,12 @@ impl Summary {
     }
 
     fn checks_of(&self, text: &mut String, scenario: &str) {
-        let of = self.checks.iter().filter(|check| check.scenario == scenario);
-        for (n, check) in of.enumerate() {
-            if n == 0 {
-                let _infallible = writeln!(text, "   █ {scenario}");
-            }
+        let of: Vec<_> = self.checks.iter().filter(|check| check.scenario == scenario).collect();
+        if of.is_empty() {
+            return;
+        }
+        let _infallible = writeln!(text, "   █ {scenario}");
+        for check in of {
             let mark = if check.fails == 0 { '✓' } else { '✗' };
             let _infallible = writeln!(text, "     {mark} {}", check.name);
             if check.fails > 0 {

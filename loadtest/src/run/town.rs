@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     client::Caller,
-    menu::catalogue::{Listed, Menu},
+    menu::catalogue::{Listed, Menu, Paging},
     orders::{
         basket::{Customers, Kitchen},
         kitchens,
@@ -29,8 +29,6 @@ use crate::{
 
 /// Ids of one run; the next second's run has others.
 const IDS: i64 = 1_000_000;
-/// All of a page.
-const PAGE_SIZE: usize = 100;
 
 /// `[town]`
 #[derive(Debug, Clone, Deserialize)]
@@ -65,6 +63,11 @@ impl Settings {
     /// Whether restaurants are made where they are missing.
     pub(super) fn makes_restaurants(&self) -> bool {
         self.make_restaurants
+    }
+
+    /// How many drivers there are.
+    pub(super) fn drivers(&self) -> u32 {
+        self.drivers
     }
 
     /// Whether it makes a town.
@@ -103,6 +106,32 @@ pub(super) struct Errand {
     pub(super) order: Uuid,
     /// Index of the restaurant.
     pub(super) restaurant: usize,
+}
+
+/// A driver who was taken and has nothing to bring yet. It is free again unless it is sent, also when
+/// the iteration is cut off before that.
+#[derive(Debug)]
+pub(super) struct Taken<'a> {
+    town: &'a Town,
+    pub(super) driver: i64,
+    is_sent: bool,
+}
+
+impl Taken<'_> {
+    /// Tells the driver what to bring.
+    pub(super) fn send(mut self, errand: Errand) {
+        self.is_sent = true;
+        self.town.assigned.borrow_mut().insert(errand.order);
+        self.town.errands.borrow_mut().insert(self.driver, errand);
+    }
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            self.town.is_free(self.driver);
+        }
+    }
 }
 
 /// The town of a run.
@@ -174,24 +203,24 @@ impl Town {
     }
 
     /// Takes a driver who is free: the first of `near` that is, else the one that waits longest.
-    pub(super) fn take_driver(&self, near: &[i64]) -> Option<i64> {
+    pub(super) fn take_driver(&self, near: &[i64]) -> Option<Taken<'_>> {
         let idle = &mut *self.idle.borrow_mut();
         let place = near.iter().find_map(|one| idle.iter().position(|driver| driver == one));
-        match place {
+        let driver = match place {
             Some(place) => idle.remove(place),
             None => idle.pop_front(),
-        }
-    }
-
-    /// Tells a driver what to bring.
-    pub(super) fn send(&self, driver: i64, errand: Errand) {
-        self.assigned.borrow_mut().insert(errand.order);
-        self.errands.borrow_mut().insert(driver, errand);
+        };
+        driver.map(|driver| Taken { town: self, driver, is_sent: false })
     }
 
     /// Whether a driver was told to bring it.
     pub(super) fn is_assigned(&self, order: Uuid) -> bool {
         self.assigned.borrow().contains(&order)
+    }
+
+    /// Nobody will ask again whether it is assigned.
+    pub(super) fn forget(&self, order: Uuid) {
+        self.assigned.borrow_mut().remove(&order);
     }
 
     /// What this driver was told to bring.
@@ -217,11 +246,6 @@ async fn made(run: &Run, count: u32) -> anyhow::Result<Vec<Restaurant>> {
     Ok((0..).zip(kitchens).map(restaurant).collect())
 }
 
-#[derive(Deserialize)]
-struct Page {
-    restaurants: Vec<Listed>,
-}
-
 /// Up to so many restaurants, as the menu service lists them.
 ///
 /// # Errors
@@ -232,22 +256,16 @@ pub(super) async fn list(
     count: usize,
 ) -> anyhow::Result<Vec<Listed>> {
     let endpoint = run.endpoint(Service::Menu, "GET", "/restaurants");
-    let (mut listed, mut known) = (Vec::new(), FxHashSet::default());
-    for page in 1.. {
-        let path = format!("/api/v1/restaurants?page_size={PAGE_SIZE}&page={page}");
+    let mut paging = Paging::all(count);
+    loop {
+        let path = format!("/api/v1{}", paging.path());
         agent.send(&Call::new(endpoint, &path), |_, _| {}).await;
-        let Page { restaurants } = agent
-            .body_as()
-            .with_context(|| format!("GET {path} answers {:?}", agent.body_start()))?;
-        let is_last = restaurants.len() < PAGE_SIZE;
-        // A restaurant that moved in the order meanwhile comes twice.
-        listed.extend(restaurants.into_iter().filter(|one| known.insert(one.restaurant_id)));
-        if is_last || listed.len() >= count {
-            break;
+        let page = agent.body_as();
+        let page = page.with_context(|| format!("GET {path} answers {:?}", agent.body_start()))?;
+        if !paging.take(page) {
+            return Ok(paging.listed());
         }
     }
-    listed.truncate(count);
-    Ok(listed)
 }
 
 /// The first of the list that have something to eat.
@@ -274,15 +292,23 @@ mod tests {
     #[test]
     fn drivers_are_taken_by_nearness_and_told_what_to_bring() {
         let town = Town::new(&Settings::default());
-        assert_eq!(town.take_driver(&[1]), None);
+        let drivers = |near: &[i64]| town.take_driver(near).map(|taken| taken.driver);
+        assert_eq!(drivers(&[1]), None);
         [1, 2, 3].into_iter().for_each(|driver| town.is_free(driver));
-        assert_eq!(town.take_driver(&[9, 3]), Some(3));
-        assert_eq!(town.take_driver(&[3]), Some(1), "who waits longest");
+        let third = town.take_driver(&[9, 3]).unwrap();
+        let first = town.take_driver(&[3]).unwrap();
+        assert_eq!((third.driver, first.driver), (3, 1), "who is near, or waits longest");
         let errand = Errand { order: Uuid::from_u128(7), restaurant: 0 };
         assert!(!town.is_assigned(errand.order));
-        town.send(1, errand);
+        first.send(errand);
+        // The operator was cut off before there was anything to bring.
+        drop(third);
+        assert_eq!((drivers(&[1, 3]), drivers(&[1, 3])), (Some(3), Some(3)));
+        assert_eq!(drivers(&[2]), Some(2));
         assert!(town.is_assigned(errand.order));
         assert_eq!((town.errand(2), town.errand(1), town.errand(1)), (None, Some(errand), None));
+        town.forget(errand.order);
+        assert!(!town.is_assigned(errand.order));
     }
 
     #[test]

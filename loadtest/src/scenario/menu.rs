@@ -263,21 +263,16 @@ fn spread(ranks: &[u32], count: usize) -> Vec<u32> {
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cli::Cli;
 
     #[test]
     fn settings_are_read_or_refused() {
         let parse = |flags: &[&str]| {
             let fixed = ["loadtest", "--signing-key-file", "k.pem", "--url", "http://a:1"];
-            Cli::try_parse_from(fixed.iter().chain(flags))
+            Cli::<Args>::try_parse_from(fixed.iter().chain(flags))
         };
         let args = parse(&["--url", "http://b:2,http://c:3", "--what", "menu-with-status"]);
         let args = args.unwrap().args;

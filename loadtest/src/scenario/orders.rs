@@ -299,21 +299,16 @@ async fn check(
 
 #[cfg(test)]
 mod tests {
-    use clap::Parser;
+    use clap::Parser as _;
 
     use super::*;
-
-    #[derive(Debug, Parser)]
-    struct Cli {
-        #[command(flatten)]
-        args: Args,
-    }
+    use crate::cli::Cli;
 
     #[test]
     fn settings_are_read_or_refused() {
         let parse = |flags: &[&str]| {
             let fixed = ["loadtest", "--signing-key-file", "k.pem", "--menu-url", "http://m:1"];
-            Cli::try_parse_from(fixed.iter().chain(flags))
+            Cli::<Args>::try_parse_from(fixed.iter().chain(flags))
         };
         let url = ["--url", "http://a:1,http://b:2"];
         let args = parse(&[&url[..], &["--retry", "--payment-wait", "2m"]].concat()).unwrap().args;

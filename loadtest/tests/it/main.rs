@@ -2,6 +2,7 @@
 //! that were tampered with.
 
 mod check;
+mod cli;
 mod menu;
 mod orders;
 mod run;

@@ -102,24 +102,16 @@ impl Menus {
 
     /// Those of the round that are right; `None` when menu-api is as good as away.
     async fn answer(&self, round: &[Question]) -> Option<FxHashSet<RestaurantId>> {
-        let breaker = &self.0.breaker;
-        let permit = breaker.try_acquire(Instant::now()).ok()?;
-        let error = match self.unchanged(round).await {
-            Ok(unchanged) => {
-                permit.success(Instant::now());
-                return Some(unchanged);
-            }
+        let error = match self.calling(self.unchanged(round)).await? {
+            Ok(unchanged) => return Some(unchanged),
             Err(error) => error,
         };
-        metrics::counter!("menu_reads_failed_total").increment(1);
-        tracing::debug!(%error, "copies of menus could not be confirmed");
-        permit.failure(Instant::now());
         if !error.downcast_ref().is_some_and(reqwest::Error::is_timeout) {
             return Some(FxHashSet::default());
         }
         // As many as would have failed one by one.
         for _ in 1..round.len() {
-            if let Ok(permit) = breaker.try_acquire(Instant::now()) {
+            if let Ok(permit) = self.0.breaker.try_acquire(Instant::now()) {
                 permit.failure(Instant::now());
             }
         }

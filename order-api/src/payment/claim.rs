@@ -32,14 +32,17 @@ struct Row {
     lease: Option<Uuid>,
 }
 
-/// Takes what `$free` names, with its attempt, in one statement. Its parameters are the free ones' and
-/// then the seconds of the lease.
+/// Takes those due payments of which `$is_meant` holds, in `$order`, with their attempts, in one
+/// statement. `$1` is `$which`, and `$2` the seconds of the lease.
 macro_rules! take {
-    ($db:expr, $free:literal, $which:expr, $lease_for:expr) => {{
+    ($db:expr, $is_meant:literal, $order:literal, $which:expr, $lease_for:expr) => {{
         let taking = sqlx::query_as!(
             Row,
-            "WITH free AS ("
-                + $free
+            "WITH free AS (
+                 SELECT payment_id FROM payments WHERE status = 'due' AND "
+                + $is_meant
+                + " ORDER BY "
+                + $order
                 + " FOR NO KEY UPDATE SKIP LOCKED
              ), taken AS (
                  UPDATE payments p
@@ -77,9 +80,8 @@ pub async fn named(
 ) -> Result<Vec<Job>, sqlx::Error> {
     take!(
         db,
-        "SELECT payment_id FROM payments
-         WHERE payment_id = ANY($1) AND status = 'due' AND (attempts = 0 OR next_at <= now())
-         ORDER BY payment_id",
+        "payment_id = ANY($1) AND (attempts = 0 OR next_at <= now())",
+        "payment_id",
         payments,
         lease_for
     )
@@ -105,22 +107,10 @@ pub async fn due(
     lease_for: Duration,
 ) -> Result<Vec<Job>, sqlx::Error> {
     match first {
-        First::Oldest => take!(
-            db,
-            "SELECT payment_id FROM payments
-             WHERE status = 'due' AND next_at <= now()
-             ORDER BY payment_id LIMIT $1",
-            count,
-            lease_for
-        ),
-        First::Newest => take!(
-            db,
-            "SELECT payment_id FROM payments
-             WHERE status = 'due' AND next_at <= now()
-             ORDER BY payment_id DESC LIMIT $1",
-            count,
-            lease_for
-        ),
+        First::Oldest => take!(db, "next_at <= now()", "payment_id LIMIT $1", count, lease_for),
+        First::Newest => {
+            take!(db, "next_at <= now()", "payment_id DESC LIMIT $1", count, lease_for)
+        }
     }
 }
 

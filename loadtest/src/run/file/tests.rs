@@ -107,6 +107,12 @@ fn each_mistake_is_told_with_its_line() {
             "executor of vus",
         ),
         (
+            "[scenarios.two]\nflow = 'gps'\nexecutor = 'constant-vus'\nvus = 1001\n\
+             duration = '5s'\nsettings = { every = '5s' }\n",
+            6,
+            "town.drivers is 1000",
+        ),
+        (
             "[scenarios.two]\nflow = 'requests'\nexecutor = 'constant-vus'\nvus = 2\nduration = '5s'\n\
              [[scenarios.two.settings.steps]]\nurl = '${menu}/a'\ncapture = { a = '/id' }\n\
              [[scenarios.two.settings.steps]]\nurl = '${menu}/${a}/${b}'\n",

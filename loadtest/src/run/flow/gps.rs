@@ -4,14 +4,12 @@ use std::{rc::Rc, time::Duration};
 
 use anyhow::Context as _;
 use contracts::{
-    ids::{DriverId, EventId, OrderId},
-    position::{Position, to_e7},
+    ids::{DriverId, EventId},
+    position::Position,
 };
-use futures_util::{SinkExt as _, StreamExt as _, future::LocalBoxFuture};
+use futures_util::future::LocalBoxFuture;
 use platform::auth::Role;
 use serde::Deserialize;
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 
 use super::{Flow, Turn, User, for_each, register};
 use crate::{
@@ -19,21 +17,20 @@ use crate::{
     plan::on_circle,
     run::{
         agent::{Agent, Call, Endpoint, Identity},
+        executor::Load,
         file::Span,
         metrics::{Metric, Name},
         state::Run,
         target::Service,
-        town::{Errand, Town},
+        town::Town,
     },
-    send::stream::{self, Socket},
+    send::stream::Socket,
 };
 
-/// A frame without an acknowledgement for this long means that the socket is dead.
-const ACK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Before a socket that could not be opened is tried again.
-const REOPEN_AFTER: Duration = Duration::from_secs(1);
-/// Customers live so far from their restaurants, degrees.
-const FAR: f64 = 0.01;
+mod socket;
+mod trip;
+
+use trip::Leg;
 
 /// How fixes travel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
@@ -78,17 +75,24 @@ impl Settings {
     ///
     /// # Errors
     /// What does not.
-    pub(in crate::run) fn check(&self, is_open: bool) -> Result<(), String> {
+    pub(in crate::run) fn check(&self, load: &Load, drivers: u32) -> Result<(), String> {
         if !(1..=500).contains(&self.batch) {
             return Err("a batch has 1 to 500 fixes".into());
         }
-        if is_open && (self.carrier == Carrier::Ws || self.deliver) {
+        if load.is_open() && (self.carrier == Carrier::Ws || self.deliver) {
             let why =
                 "a driver with a socket or an order is a virtual user: use an executor of vus";
             return Err(why.into());
         }
         if self.deliver && self.carrier == Carrier::Batch {
             return Err("who delivers sends fixes of its own: use http or ws".into());
+        }
+        let vus = load.max_vus();
+        // Two on one driver would send two ways of it, and take up one order.
+        if !load.is_open() && self.carrier != Carrier::Batch && vus > drivers {
+            return Err(format!(
+                "each of up to {vus} virtual users is a driver, and town.drivers is {drivers}"
+            ));
         }
         Ok(())
     }
@@ -120,8 +124,7 @@ pub(in crate::run) async fn prepare(
     let load = &run.script.scenarios[usize::from(scenario)].load;
     if settings.deliver {
         let endpoint = run.endpoint(Service::Logistics, "POST", "/drivers");
-        let count = load.max_vus().min(town.drivers.count);
-        for_each(run, count, async |agent, n| {
+        for_each(run, load.max_vus(), async |agent, n| {
             let driver = town.drivers.id(n).get();
             register(agent, endpoint, driver).await?;
             town.is_free(driver);
@@ -165,14 +168,6 @@ impl Flow for Gps {
             leg: None,
         })
     }
-}
-
-/// One half of a trip.
-#[derive(Debug, Clone, Copy)]
-struct Leg {
-    errand: Errand,
-    to_customer: bool,
-    since_us: u64,
 }
 
 /// A virtual user; in an open model whoever's turn it is.
@@ -233,18 +228,11 @@ impl Driver {
     }
 
     async fn send_one(&mut self, n: u64, at_us: u64) {
-        let mut position = self.position(self.driver, n, at_us);
-        if let Some(leg) = self.leg {
-            let (latitude, longitude) = self.on_the_way(leg, &position, at_us);
-            position = Position {
-                lat_e7: to_e7(latitude),
-                lon_e7: to_e7(longitude),
-                speed_mps: None,
-                heading_deg: None,
-                order_id: Some(OrderId(leg.errand.order)),
-                ..position
-            };
-        }
+        let position = self.position(self.driver, n, at_us);
+        let position = match self.leg {
+            Some(leg) => self.on_trip(leg, position, at_us),
+            None => position,
+        };
         self.body.clear();
         self.writer.write(&mut self.body, &position, Carries { driver: false, event: true });
         let wanted_us = self.agent.wanted_us();
@@ -305,120 +293,5 @@ impl Driver {
         });
         let accepted = if answer.failed { 0 } else { accepted as u64 };
         self.accepted(wanted_us, accepted, accepted == u64::from(size));
-    }
-
-    /// Sends the fix over the driver's socket and waits for its acknowledgement.
-    async fn over_socket(&mut self) -> bool {
-        if self.socket.is_none() && !self.open().await {
-            self.agent.pause(REOPEN_AFTER).await;
-            return false;
-        }
-        let Some((socket, frames)) = &mut self.socket else { return false };
-        *frames += 1;
-        let frame = String::from_utf8_lossy(&self.body).into_owned();
-        self.agent.count(Metric::WsMsgsSent, 1);
-        self.agent.count(Metric::DataSent, frame.len() as u64);
-        let exchange = async {
-            socket.send(Message::text(frame)).await.ok()?;
-            acknowledged(socket, *frames, &self.agent).await
-        };
-        let done = timeout(ACK_TIMEOUT, exchange).await.ok().flatten();
-        if done.is_none() {
-            self.socket = None;
-        }
-        done == Some(true)
-    }
-
-    async fn open(&mut self) -> bool {
-        let run = Rc::clone(&self.agent.run);
-        let who = Identity::new(Role::Driver, self.driver.get());
-        let headers = run.common_headers(Some(who), &mut self.agent.random);
-        let headers = headers.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        let target = &run.script.targets.bases[self.shared.one.target];
-        let begun_us = run.clock.now_us();
-        let path = format!("/drivers/{}/stream", self.driver);
-        let opened = stream::open_with(target, &path, headers).await;
-        self.agent.check(self.shared.opened, opened.is_ok());
-        self.socket = opened.ok().map(|socket| (socket, 0));
-        if self.socket.is_some() {
-            self.agent.count(Metric::WsSessions, 1);
-            self.agent.time(Metric::WsConnecting, run.clock.now_us().saturating_sub(begun_us));
-        }
-        self.socket.is_some()
-    }
-
-    fn restaurant(&self, leg: Leg) -> (f64, f64) {
-        let restaurant = &self.shared.town.restaurants()[leg.errand.restaurant];
-        (restaurant.latitude, restaurant.longitude)
-    }
-
-    /// In a straight line, as birds and this town's drivers go.
-    fn on_the_way(&self, leg: Leg, circle: &Position, at_us: u64) -> (f64, f64) {
-        let restaurant = self.restaurant(leg);
-        let bits = leg.errand.order.as_u128();
-        let part = |bits: u128| f64::from(bits as u16) / 65_536.0 - 0.5;
-        let customer = (restaurant.0 + FAR * part(bits), restaurant.1 + FAR * part(bits >> 16));
-        let (from, to) = match leg.to_customer {
-            false => ((circle.latitude(), circle.longitude()), restaurant),
-            true => (restaurant, customer),
-        };
-        let half_us = (self.shared.settings.trip.0.as_micros() as f64 / 2.0).max(1.0);
-        let share = (at_us.saturating_sub(leg.since_us) as f64 / half_us).min(1.0);
-        (from.0 + (to.0 - from.0) * share, from.1 + (to.1 - from.1) * share)
-    }
-
-    /// Takes up an order, picks it up, brings it.
-    async fn deliver(&mut self, at_us: u64) {
-        let driver = self.driver.get();
-        let Some(leg) = self.leg else {
-            let errand = self.shared.town.errand(driver);
-            self.leg = errand.map(|errand| Leg { errand, to_customer: false, since_us: at_us });
-            return;
-        };
-        let half = self.shared.settings.trip.0 / 2;
-        if at_us.saturating_sub(leg.since_us) < half.as_micros() as u64 {
-            return;
-        }
-        let path = format!("/api/v1/deliveries/{}/status", leg.errand.order);
-        let body: &[u8] = match leg.to_customer {
-            false => br#"{"status":"picked_up"}"#,
-            true => br#"{"status":"delivered"}"#,
-        };
-        // 409: the customer, or the restaurant, has called it off.
-        let call = Call::new(self.shared.status, &path)
-            .by(Identity::new(Role::Driver, driver))
-            .with(body)
-            .expecting(&[200, 409]);
-        let answer = self.agent.send(&call, |_, _| {}).await;
-        self.agent.check(self.shared.moved, !answer.failed);
-        self.leg = match answer.status {
-            200 if !leg.to_customer => Some(Leg { to_customer: true, since_us: at_us, ..leg }),
-            200 | 409 => None,
-            // Tried again with the next fix.
-            _ => Some(leg),
-        };
-        if self.leg.is_none() {
-            self.shared.town.is_free(driver);
-        }
-    }
-}
-
-/// Whether frame `frame` was accepted; `None` when the socket is dead.
-async fn acknowledged(socket: &mut Socket, frame: u64, agent: &Agent) -> Option<bool> {
-    #[derive(Deserialize)]
-    struct Said {
-        ack: Option<u64>,
-        n: Option<u64>,
-    }
-    let mut is_accepted = true;
-    loop {
-        let Message::Text(text) = socket.next().await?.ok()? else { continue };
-        agent.count(Metric::WsMsgsReceived, 1);
-        agent.count(Metric::DataReceived, text.len() as u64);
-        let said: Said = serde_json::from_str(&text).ok()?;
-        is_accepted &= said.n != Some(frame);
-        if said.ack.is_some_and(|ack| ack >= frame) {
-            return Some(is_accepted);
-        }
     }
 }

@@ -66,8 +66,7 @@ pub(in crate::run) struct Operators(Rc<Shared>);
 struct Shared {
     settings: Settings,
     town: Rc<Town>,
-    /// When kitchens began with orders, µs after the start.
-    cooking: RefCell<FxHashMap<Uuid, u64>>,
+    hands: Hands,
     /// Restaurants that somebody looks at: two would call two drivers for one order.
     looked_at: RefCell<FxHashSet<usize>>,
     list: Endpoint,
@@ -96,7 +95,7 @@ pub(in crate::run) async fn prepare(
     Ok(Operators(Rc::new(Shared {
         settings: settings.clone(),
         town,
-        cooking: RefCell::default(),
+        hands: Hands::default(),
         looked_at: RefCell::default(),
         list: run.endpoint(Service::Order, "GET", "/orders"),
         status: run.endpoint(Service::Order, "PUT", "/orders/{id}/status"),
@@ -121,6 +120,35 @@ pub(in crate::run) async fn prepare(
 impl Flow for Operators {
     fn user(&self, agent: Agent) -> Box<dyn User> {
         Box::new(Operator { agent, shared: Rc::clone(&self.0) })
+    }
+}
+
+/// Orders in the hands of each restaurant, and when its kitchen began with them, µs after the start.
+#[derive(Debug, Default)]
+struct Hands(RefCell<FxHashMap<usize, FxHashMap<Uuid, u64>>>);
+
+impl Hands {
+    /// The kitchen begins with an order.
+    fn begin(&self, place: usize, order: Uuid, now_us: u64) {
+        self.0.borrow_mut().entry(place).or_default().insert(order, now_us);
+    }
+
+    /// An order is there; one that somebody else has begun is taken to be there for long.
+    fn hold(&self, place: usize, order: Uuid) {
+        self.0.borrow_mut().entry(place).or_default().entry(order).or_default();
+    }
+
+    /// When the kitchen began with it.
+    fn since_us(&self, place: usize, order: Uuid) -> u64 {
+        self.0.borrow().get(&place).and_then(|hands| hands.get(&order)).copied().unwrap_or(0)
+    }
+
+    /// Forgets what is not among `listed`, and answers what that was: orders leave a kitchen's hands
+    /// because a driver has them, and because they were called off.
+    fn keep(&self, place: usize, listed: &FxHashSet<Uuid>) -> Vec<Uuid> {
+        let mut hands = self.0.borrow_mut();
+        let gone = hands.entry(place).or_default().extract_if(|order, _| !listed.contains(order));
+        gone.map(|(order, _)| order).collect()
     }
 }
 
@@ -188,6 +216,15 @@ impl Operator {
         let page = self.agent.body_as::<Page>().filter(|_| answer.status == 200);
         self.agent.check(shared.names.listed, page.is_some());
         let Some(page) = page else { return };
+        // One that is not on a full page may be in the kitchen all the same.
+        if page.orders.len() < PAGE_SIZE {
+            let listed = page.orders.iter().map(|order| order.order_id).collect();
+            shared
+                .hands
+                .keep(place, &listed)
+                .into_iter()
+                .for_each(|order| shared.town.forget(order));
+        }
         for order in page.orders.iter().filter(|order| shared.town.customers.has(order.customer_id))
         {
             let id = order.order_id;
@@ -201,23 +238,23 @@ impl Operator {
                 && self.advance(id, who, OrderStatus::Preparing).await
             {
                 status = OrderStatus::Preparing;
-                let now_us = self.agent.run.clock.now_us();
-                shared.cooking.borrow_mut().insert(id, now_us);
+                shared.hands.begin(place, id, self.agent.run.clock.now_us());
             }
-            if status == OrderStatus::Preparing && self.is_cooked(id) {
-                shared.cooking.borrow_mut().remove(&id);
+            if !matches!(status, OrderStatus::Preparing | OrderStatus::Ready) {
+                continue;
+            }
+            shared.hands.hold(place, id);
+            if status == OrderStatus::Preparing && self.is_cooked(place, id) {
                 self.advance(id, who, OrderStatus::Ready).await;
             }
-            let is_theirs = matches!(status, OrderStatus::Preparing | OrderStatus::Ready);
-            if shared.settings.assign && is_theirs && !shared.town.is_assigned(id) {
+            if shared.settings.assign && !shared.town.is_assigned(id) {
                 self.assign(id, who, place).await;
             }
         }
     }
 
-    /// One that somebody else's hands began is taken to be ready.
-    fn is_cooked(&self, order: Uuid) -> bool {
-        let since_us = self.shared.cooking.borrow().get(&order).copied().unwrap_or(0);
+    fn is_cooked(&self, place: usize, order: Uuid) -> bool {
+        let since_us = self.shared.hands.since_us(place, order);
         let cooked_us = self.agent.run.clock.now_us().saturating_sub(since_us);
         cooked_us >= self.shared.settings.cook.0.as_micros() as u64
     }
@@ -258,9 +295,9 @@ impl Operator {
         let near = self.agent.body_as::<Nearby>().map_or_else(Vec::new, |nearby| nearby.drivers);
         let near: Vec<i64> = near.into_iter().map(|near| near.driver_id).collect();
         // All are on their ways: the next look tries again.
-        let Some(driver) = shared.town.take_driver(&near) else { return };
+        let Some(taken) = shared.town.take_driver(&near) else { return };
         let path = format!("/api/v1/deliveries/{order}/assign");
-        let body = format!(r#"{{"driver_id":{driver}}}"#);
+        let body = format!(r#"{{"driver_id":{}}}"#, taken.driver);
         // 404: the delivery is made of an event, which may not have come yet.
         let call = Call::new(shared.assign, &path)
             .by(who)
@@ -269,9 +306,7 @@ impl Operator {
         let answer = self.agent.send(&call, |_, _| {}).await;
         self.agent.check(shared.names.assigned, !answer.failed);
         if answer.status == 200 {
-            shared.town.send(driver, Errand { order, restaurant: place });
-        } else {
-            shared.town.is_free(driver);
+            taken.send(Errand { order, restaurant: place });
         }
     }
 
@@ -298,5 +333,25 @@ impl Operator {
             menu.items().any(|one| one.item_id == item && one.in_stock == is_there)
         });
         self.agent.check(shared.names.shown, shown);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_left_a_kitchen_is_forgotten() {
+        let hands = Hands::default();
+        let [cooking, called_off, elsewhere] = [1, 2, 3].map(Uuid::from_u128);
+        hands.begin(0, cooking, 10);
+        hands.begin(0, called_off, 20);
+        hands.begin(1, elsewhere, 30);
+        assert_eq!(hands.keep(0, &FxHashSet::from_iter([cooking])), [called_off]);
+        assert_eq!((hands.since_us(0, cooking), hands.since_us(1, elsewhere)), (10, 30));
+        hands.hold(0, cooking);
+        hands.hold(0, called_off);
+        assert_eq!((hands.since_us(0, cooking), hands.since_us(0, called_off)), (10, 0));
+        assert_eq!(hands.keep(0, &FxHashSet::default()).len(), 2);
     }
 }

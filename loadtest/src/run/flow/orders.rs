@@ -24,7 +24,6 @@ use crate::{
     pace::backoff,
     run::{
         agent::{Agent, Call, Endpoint, Identity},
-        file::{Share, Span},
         metrics::{Metric, Name},
         state::Run,
         target::Service,
@@ -32,85 +31,15 @@ use crate::{
     send::is_for_now,
 };
 
+mod settings;
+
+use settings::Follow;
+pub(in crate::run) use settings::Settings;
+
 /// An order without an answer is sent so often, under one key.
 const ATTEMPTS: u32 = 5;
 /// A socket is opened so often, until its delivery is there and again when it breaks.
 const WATCHES: u32 = 10;
-
-/// How far an order is followed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Follow {
-    Accepted,
-    Paid,
-    Delivered,
-}
-
-/// Settings of the flow `orders`.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub(in crate::run) struct Settings {
-    /// Of each order.
-    lines: u32,
-    /// Read the menu first.
-    browse: bool,
-    /// Until when an order is followed: accepted, paid or delivered.
-    follow: Follow,
-    /// How often its customer asks for it; what is measured is as exact as that.
-    poll: Span,
-    /// How long its customer waits for payment, and again for delivery.
-    patience: Span,
-    /// Paid orders that are called off.
-    cancel: Share,
-    /// Orders that are watched over a socket until they are delivered; the others are asked for.
-    watch: Share,
-    /// Delivered orders that are rated.
-    rate: Share,
-}
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            lines: 3,
-            browse: false,
-            follow: Follow::Paid,
-            poll: Span(Duration::from_millis(100)),
-            patience: Span(Duration::from_secs(60)),
-            cancel: Share(0.0),
-            watch: Share(0.0),
-            rate: Share(0.0),
-        }
-    }
-}
-
-impl Settings {
-    /// Whether they go together.
-    ///
-    /// # Errors
-    /// What does not.
-    pub(in crate::run) fn check(&self) -> Result<(), String> {
-        if !(1..=20).contains(&self.lines) {
-            return Err("an order has 1 to 20 lines".into());
-        }
-        if self.poll.0 < Duration::from_millis(5) {
-            return Err("poll is at least 5ms".into());
-        }
-        if self.follow != Follow::Delivered && (self.watch.0 > 0.0 || self.rate.0 > 0.0) {
-            return Err("who watches or rates follows until delivered".into());
-        }
-        if self.follow == Follow::Accepted && self.cancel.0 > 0.0 {
-            return Err("who calls off follows at least until paid".into());
-        }
-        Ok(())
-    }
-
-    pub(in crate::run) fn needs(&self) -> &'static [Service] {
-        match self.watch.0 > 0.0 {
-            true => &Service::ALL,
-            false => &[Service::Order, Service::Menu],
-        }
-    }
-}
 
 /// The flow.
 pub(in crate::run) struct Orders(Rc<Shared>);
@@ -387,21 +316,5 @@ impl Customer {
             Call::new(self.shared.rate, &path).by(who).with(body.as_bytes()).expecting(&[200, 201]);
         let answer = self.agent.send(&call, |_, _| {}).await;
         self.agent.check(self.shared.names.rated, !answer.failed);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn settings_go_together_or_not() {
-        let check = |text: &str| toml::from_str::<Settings>(text).unwrap().check();
-        assert_eq!(check(""), Ok(()));
-        assert_eq!(check("follow = 'delivered'\nwatch = '50%'\nrate = '10%'"), Ok(()));
-        assert!(check("watch = '50%'").is_err());
-        assert!(check("follow = 'accepted'\ncancel = '1%'").is_err());
-        assert!(check("lines = 0").is_err());
-        assert!(check("poll = '1ms'").is_err());
     }
 }

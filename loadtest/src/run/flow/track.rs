@@ -117,7 +117,7 @@ impl User for Watcher {
             let looking = async {
                 while let Ok(Some(_)) = timeout_at(until, watch.next(&self.agent)).await {}
             };
-            let is_over = ending.run_until_cancelled(looking).await.is_none();
+            let is_over = ending.or(looking).await.is_none();
             let stayed = is_over || Instant::now() >= until;
             self.agent.check(self.names.stays, stayed);
             watch.close().await;

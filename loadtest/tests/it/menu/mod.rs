@@ -4,7 +4,7 @@ mod service;
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Parser as _;
 use loadtest::{
     menu::report::Summary,
     scenario::{BadUsage, menu},
@@ -12,13 +12,8 @@ use loadtest::{
 use platform::auth::Signer;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::Cli;
 use service::{RESTAURANTS, Sabotage, Seen, Service};
-
-#[derive(Debug, Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: menu::Args,
-}
 
 async fn try_run(urls: &[String], flags: &str) -> anyhow::Result<Summary> {
     run_until(urls, flags, CancellationToken::new()).await
@@ -38,7 +33,7 @@ async fn run_until(
     words.extend(["--summary", json.to_str().unwrap(), "--processes", ""]);
     words.extend(urls.iter().flat_map(|url| ["--url", url]));
     words.extend(flags.split_whitespace());
-    let args = Cli::try_parse_from(words).unwrap().args;
+    let args = Cli::<menu::Args>::try_parse_from(words).unwrap().args;
     let summary = menu::start(&args, stop).await?;
     let written: serde_json::Value = serde_json::from_slice(&std::fs::read(json)?)?;
     assert_eq!(written["violations"], summary.violations);

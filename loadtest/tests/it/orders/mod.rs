@@ -5,18 +5,13 @@ mod service;
 
 use std::time::Duration;
 
-use clap::Parser;
+use clap::Parser as _;
 use loadtest::{orders::report::Summary, scenario::orders};
 use platform::auth::{Signer, Verifier};
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::Cli;
 use service::{Sabotage, Seen, Service};
-
-#[derive(Debug, Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: orders::Args,
-}
 
 /// Runs against a service that does this wrong.
 async fn run(sabotage: Sabotage, flags: &str) -> (Summary, Seen) {
@@ -39,7 +34,7 @@ async fn run_until(sabotage: Sabotage, flags: &str, posts: u64) -> (Summary, See
     }
     words.extend(["--gateway-key", "sk_test_sim", "--customers", "50", "--restaurants", "4"]);
     words.extend(flags.split_whitespace());
-    let args = Cli::try_parse_from(words).unwrap().args;
+    let args = Cli::<orders::Args>::try_parse_from(words).unwrap().args;
     let stop = CancellationToken::new();
     let ending = async {
         while service.seen.lock().unwrap().posts < posts {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use clap::Parser;
+use clap::Parser as _;
 use loadtest::run::{
     command::{self, Done},
     summary::Summary,
@@ -18,13 +18,9 @@ use serde_json::Value;
 use server::{Manners, Server};
 use tokio_util::sync::CancellationToken;
 
-const SLOW: Manners = Manners { slow: Duration::from_millis(300), fails: None };
+use crate::cli::Cli;
 
-#[derive(Debug, Parser)]
-struct Cli {
-    #[command(flatten)]
-    args: command::Args,
-}
+const SLOW: Manners = Manners { slow: Duration::from_millis(300), fails: None };
 
 /// A folder with a scenario file that requests `/` of the server.
 struct File {
@@ -52,7 +48,7 @@ impl File {
 
     async fn run_until(&self, stop: CancellationToken) -> anyhow::Result<Summary> {
         let words = ["run", self.path.to_str().unwrap(), "--no-calibration", "--processes", ""];
-        match command::start(&Cli::parse_from(words).args, stop).await? {
+        match command::start(&Cli::<command::Args>::parse_from(words).args, stop).await? {
             Done::Ran(summary) => Ok(*summary),
             Done::Checked(text) => unreachable!("{text}"),
         }
@@ -127,21 +123,24 @@ async fn a_closed_model_waits_for_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn users_come_and_go_and_who_takes_too_long_is_cut_off() {
-    let server = Server::start(Manners { slow: Duration::from_secs(30), fails: None }).await;
-    let executor = "executor = 'ramping-vus'\nstart_vus = 4\ngraceful_ramp_down = '100ms'\n\
-                    graceful_stop = '100ms'\n\
-                    stages = [{ duration = '300ms', target = 4 }, { duration = '0s', target = 2 },\n\
-                    { duration = '500ms', target = 2 }, { duration = '0s', target = 4 },\n\
-                    { duration = '300ms', target = 4 }]";
-    let summary = File::new(&server, executor, "").run().await;
+async fn who_takes_too_long_at_the_end_is_cut_off() {
+    let server = Server::start(Manners { slow: Duration::from_secs(3600), fails: None }).await;
+    let executor = "executor = 'constant-vus'\nvus = 4\nduration = '1h'\ngraceful_stop = '100ms'";
+    let file = File::new(&server, executor, "");
+    let stop = CancellationToken::new();
+    let (summary, ()) = tokio::join!(file.run_until(stop.clone()), async {
+        while server.came().len() < 4 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        stop.cancel();
+    });
+    let summary = summary.unwrap();
     let text = summary.to_text();
-    // Four begin, two of them are cut off and two others begin.
-    assert_eq!(figure(&summary, "interrupted_iterations", "count"), 6.0, "{text}");
+    assert_eq!(figure(&summary, "interrupted_iterations", "count"), 4.0, "{text}");
     assert_eq!(figure(&summary, "vus_max", "value"), 4.0, "{text}");
-    assert_eq!(server.came().len(), 6);
+    assert_eq!(server.came().len(), 4);
     assert!(!summary.metrics.contains_key("iterations"));
-    assert_eq!(summary.scenarios[0].interrupted, 6);
+    assert_eq!(summary.scenarios[0].interrupted, 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -167,6 +166,8 @@ async fn what_is_in_the_background_ends_with_the_others() {
     );
     let summary = File::new(&server, executor, &rest).run().await;
     assert!(summary.passed && summary.aborted.is_none(), "{}", summary.to_text());
+    let text = summary.to_text();
+    assert!(!text.contains("\n\n\n"), "who has no checks has no lines for them: {text}");
     assert_eq!(summary.scenarios[1].iterations, 5);
     assert!(summary.scenarios[0].iterations > 5);
 }
@@ -221,6 +222,7 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
     let text = String::from_utf8_lossy(&output.stdout);
     assert_eq!(output.status.code(), Some(0), "{text}");
     assert!(text.contains("its own maximum here"), "{text}");
+    assert!(text.contains("failed requests, visit: 20 × status 500 (10.00%)"), "{text}");
 
     let json = std::fs::read(file.folder.path().join("out.json")).unwrap();
     let json: Value = serde_json::from_slice(&json).unwrap();
@@ -233,6 +235,10 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
     assert_eq!(json["checks"][0]["fails"], 20);
     assert_eq!(json["requests"][0]["name"], "home");
     assert_eq!(json["requests"][0]["statuses"]["500"], 20);
+    let failures = serde_json::json!([
+        {"scenario": "visit", "reason": "status 500", "count": 20, "share": 0.1}
+    ]);
+    assert_eq!(json["failures"], failures);
     assert_eq!(json["scenarios"][0]["iterations"], 200);
     let seconds = json["seconds"].as_array().unwrap();
     let requests: u64 = seconds.iter().map(|one| one["all"]["requests"].as_u64().unwrap()).sum();
@@ -242,7 +248,9 @@ async fn the_program_measures_itself_and_writes_what_it_has_seen() {
 
     let html = std::fs::read_to_string(file.folder.path().join("out.html")).unwrap();
     assert!(html.matches("<svg").count() >= 5 && html.contains("polyline"), "charts with lines");
-    for word in ["scenario.toml", "visit", "home", "Latency over time", "CPU, busy cores"] {
+    let row = "<td>status 500</td><td class=n>20</td><td class=n>10.00 %</td>";
+    let charts = ["Latency over time", "CPU, busy cores"];
+    for word in ["scenario.toml", "visit", "home", row].into_iter().chain(charts) {
         assert!(html.contains(word), "{word}");
     }
     for elsewhere in ["http:", "https:", "src=", "href=", "url(", "@import", "<script"] {
@@ -318,7 +326,8 @@ pre_allocated_vus = 1
 [[scenarios.shop.settings.steps]]
 url = "{url}/u/${{users.id}}"
 capture = {{ n = "/number" }}
-checks = [{{ header = "x-kind", equals = "test" }}, {{ json = "/number", min = 1000 }}]
+checks = [{{ header = "x-kind", equals = "test" }}, {{ json = "/number", min = 1000 }},
+          {{ header = "X-Kind", exists = true }}]
 [[scenarios.shop.settings.steps]]
 name = "second"
 method = "PUT"
@@ -359,6 +368,7 @@ url = "{url}/after-a-failure"
     assert_eq!(body, serde_json::json!({"n": 2, "text": "n 2", "list": [1, 0]}));
     let check = |name: &str| summary.checks.iter().find(|check| check.name == name).unwrap();
     assert_eq!(check("x-kind is \"test\"").passes, 4);
+    assert_eq!(check("X-Kind exists").passes, 4);
     assert_eq!(check("/number is at least 1000").fails, 4);
     assert_eq!(figure(&summary, "http_req_failed", "passes"), 4.0, "404 was expected");
     assert_eq!(figure(&summary, "http_reqs", "count"), 12.0);
@@ -375,11 +385,48 @@ async fn who_cannot_be_reached_is_an_error_that_is_counted() {
     assert_eq!(figure(&summary, "http_req_failed", "rate"), 1.0);
     assert_eq!(summary.errors[0].count, 10, "{:?}", summary.errors);
     assert_eq!(summary.requests[0].statuses[&0], 10);
+    assert!(!summary.metrics.contains_key("data_sent"), "{:?}", summary.metrics);
     assert!(summary.passed, "there is no threshold");
-    assert!(summary.to_text().contains("no answer, visit: 10"), "{}", summary.to_text());
+    let text = summary.to_text();
+    assert!(text.contains("failed requests, visit: 10 × connection refused (100.00%)"), "{text}");
     let rest = format!("[[setup]]\nurl = '{}/'\n", server.url);
     let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
     assert!(failed.unwrap_err().to_string().contains("setup: GET /: no answer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_over_a_connection_that_was_closed_is_sent_again_where_that_does_no_harm() {
+    let executor =
+        "executor = 'constant-arrival-rate'\nrate = 3\nduration = '1s'\npre_allocated_vus = 1";
+    for (method, failed, came) in [("GET", 0.0, 4), ("PUT", 0.0, 4), ("POST", 1.0, 3)] {
+        let server = Server::start_with_a_broken_connection().await;
+        let file = File::new(&server, executor, "");
+        let text = std::fs::read_to_string(&file.path).unwrap();
+        let text = text.replace("name = 'home'\n", &format!("method = '{method}'\n"));
+        std::fs::write(&file.path, text).unwrap();
+        let summary = file.run().await;
+        let text = summary.to_text();
+        assert_eq!(figure(&summary, "http_reqs", "count"), 3.0, "{text}");
+        assert_eq!(figure(&summary, "http_req_failed", "passes"), failed, "{text}");
+        assert_eq!(figure(&summary, "http_req_connecting", "count"), 2.0, "{text}");
+        assert_eq!(server.came().len(), came, "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn setup_ends_with_the_first_request_that_fails() {
+    let server = Server::start(Manners { fails: Some(2), ..Manners::default() }).await;
+    let url = &server.url;
+    let mut rest = format!("[[teardown]]\nurl = '{url}/end'\n");
+    for step in ["one", "two", "three"] {
+        rest += &format!("[[setup]]\nname = '{step}'\nurl = '{url}/{step}'\n");
+    }
+    let executor = "executor = 'constant-vus'\nvus = 1\nduration = '1h'";
+    let failed = File::new(&server, executor, &rest).run_until(CancellationToken::new()).await;
+    let why = failed.unwrap_err().to_string();
+    assert!(why.contains("setup: two: status 500"), "{why}");
+    let lines: Vec<_> = server.came().into_iter().map(|came| came.line).collect();
+    assert_eq!(lines, ["GET /one", "GET /two", "GET /end"], "nothing more is set up");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ use std::{
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, body::Bytes, body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// How it answers.
 #[derive(Debug, Clone, Copy, Default)]
@@ -20,7 +21,7 @@ pub(super) struct Manners {
 }
 
 /// A request as it came.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Came {
     /// Method and path with the query.
     pub(super) line: String,
@@ -50,6 +51,32 @@ impl Server {
                     hyper::server::conn::http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service),
                 );
+            }
+        });
+        server
+    }
+
+    /// One that closes its first connection when its second request comes, without a word; after
+    /// that it behaves.
+    pub(super) async fn start_with_a_broken_connection() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let server = Self::at(format!("http://{}", listener.local_addr().unwrap()));
+        let seen = Arc::clone(&server.came);
+        tokio::spawn(async move {
+            let mut left = 1;
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = vec![0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut request).await {
+                    let text = String::from_utf8_lossy(&request[..length]);
+                    let line = text.lines().next().unwrap_or_default().to_owned();
+                    seen.lock().unwrap().push(Came { line, ..Came::default() });
+                    if left == 0 {
+                        break;
+                    }
+                    left -= 1;
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                }
+                left = usize::MAX;
             }
         });
         server
