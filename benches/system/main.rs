@@ -62,13 +62,14 @@ struct TableArgs {
     /// Replay this recorded day, too
     #[arg(long, env = "TRACE", value_name = "FILE")]
     trace: Option<PathBuf>,
-    /// Where to write
-    #[arg(long, default_value = "benches/RESULTS.md", value_name = "FILE")]
-    out: PathBuf,
+    /// Where to write; benches/RESULTS.md, or bench-system/RESULTS.md beside the programs when not
+    /// all rows are run, or run quickly
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     /// The folder of devstack, loadtest and the services; this program's own when absent
     #[arg(long, value_name = "DIR")]
     programs: Option<PathBuf>,
-    /// Record the services of each run by `perf record` into this folder
+    /// Record the services by `perf record` into this folder; only the first run of each row
     #[arg(long, value_name = "DIR")]
     perf: Option<PathBuf>,
 }
@@ -120,7 +121,12 @@ fn table(args: TableArgs) -> anyhow::Result<ExitCode> {
     }
     anyhow::ensure!(!rows.is_empty(), "no row has such a name; --list shows them");
     let settings = Settings::new(&args)?;
-    let mut results = results::Results::begin(&settings, args.out)?;
+    let is_whole = args.only.is_none() && !args.quick;
+    let out = args.out.unwrap_or_else(|| match is_whole {
+        true => "benches/RESULTS.md".into(),
+        false => settings.raw.join("RESULTS.md"),
+    });
+    let mut results = results::Results::begin(&settings, out)?;
     for row in rows {
         results.add(row, run::row(&settings, row)?)?;
     }

@@ -19,6 +19,7 @@ pub(crate) struct Results {
 
 impl Results {
     pub(crate) fn begin(settings: &Settings, out: PathBuf) -> anyhow::Result<Self> {
+        print(&format!("bench-system: writes {}\n", out.display()));
         let results = Self { out, head: head(settings)?, rows: Vec::new() };
         results.write()?;
         Ok(results)

@@ -22,7 +22,7 @@ const SECONDS_QUICK: (u32, u32) = (4, 1);
 pub(crate) struct Settings {
     pub(crate) programs: PathBuf,
     /// Summaries and logs.
-    raw: PathBuf,
+    pub(crate) raw: PathBuf,
     pub(crate) quick: bool,
     rows: u64,
     trace: Option<PathBuf>,
@@ -114,7 +114,8 @@ impl Settings {
 /// Makes all runs of a row. A run that fails is told and stops nothing.
 pub(crate) fn row(settings: &Settings, row: &Row) -> anyhow::Result<Outcome> {
     let mut outcome = Outcome { is_correct: true, ..Outcome::default() };
-    for (at, run) in row.runs.iter().enumerate() {
+    let runs = if settings.perf.is_some() { 1 } else { row.runs.len() };
+    for (at, run) in row.runs.iter().take(runs).enumerate() {
         let name = format!("{}-{}", row.name, at + 1);
         let words = settings.words(run);
         let env: String = run.env.iter().map(|(name, value)| format!("{name}={value} ")).collect();
