@@ -143,7 +143,7 @@ fn wanted(args: &TableArgs) -> anyhow::Result<Vec<&'static Row>> {
         let is_named = only.as_ref().is_some_and(|only| only.is_match(row.name));
         let is_due = match row.when {
             When::Always => true,
-            When::Soak => args.soak || is_named,
+            When::Soak => args.soak,
             When::Growth => args.growth || is_named,
             When::Trace => args.trace.is_some(),
         };

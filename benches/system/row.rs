@@ -20,7 +20,7 @@ pub(crate) enum When {
     Always,
     /// With `--soak`: half an hour and more.
     Soak,
-    /// With `--growth`, or named by `--only`: many minutes and some GB of disk.
+    /// With `--growth`, or when `--only` names it: many minutes and some GB of disk.
     Growth,
     /// With `--trace`.
     Trace,
@@ -95,16 +95,19 @@ impl Unit {
 
     fn bound(self, bound: f64) -> String {
         let sign = if self == Self::PerSecond { "" } else { "≤ " };
-        format!("{sign}{}", self.show(bound))
+        let number = if bound >= 1_000.0 { thousands(bound) } else { bound.to_string() };
+        format!("{sign}{}", self.with_unit(&number))
     }
 
     pub(crate) fn show(self, value: f64) -> String {
-        let number = match value.abs() {
+        self.with_unit(&match value.abs() {
             100.0.. => thousands(value),
-            10.0.. if value.fract() != 0.0 => format!("{value:.1}"),
-            _ if value.fract() == 0.0 => format!("{value:.0}"),
+            10.0.. => format!("{value:.1}"),
             _ => format!("{value:.2}"),
-        };
+        })
+    }
+
+    fn with_unit(self, number: &str) -> String {
         match self {
             Self::PerSecond => format!("{number}/s"),
             Self::Seconds => format!("{number} s"),
