@@ -2,28 +2,20 @@
 //! a fix every five seconds, in the order of time, and what compresses, sums up and sweeps has run.
 
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use logistics::history::{Storage, storage};
+use contracts::ids::EventId;
+use loadtest::plan::{Drivers, on_circle};
+use logistics::history::{Row, Storage, copy::copy, storage};
+use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgPool;
 
 pub(crate) const DAYS: i64 = 8;
-/// Of one driver in a day: twelve hours, every five seconds.
-pub(crate) const POINTS_A_DAY: u64 = 12 * 3_600 / 5;
+const EVERY_S: i64 = 5;
+/// Of one driver in a day.
+pub(crate) const POINTS_A_DAY: u64 = 12 * 3_600 / EVERY_S.unsigned_abs();
+/// As many as the worker writes at once when it is busy.
+const BATCH: usize = 5_000;
 /// How much is stored before the policies run, which in life happens all the time.
 const POLICIES_EVERY_HOURS: i64 = 12;
-
-/// One hour of all drivers on shift, second by second as they would have come in. Odd drivers have
-/// the hours from midnight to noon UTC. They circle around places of their own, at up to 15 m/s.
-const HOUR: &str = "
-INSERT INTO gps_positions (driver_id, recorded_at, event_id, seq, lat_e7, lon_e7,
-                           speed_mps, heading_deg, accuracy_m, order_id, received_at)
-SELECT d, t, hashint8extended(d, extract(epoch FROM t)::bigint), 0,
-       (377150000 + 8500 * (d % 100) + 40000 * sin(angle))::int,
-       (-1225050000 + 11500 * (d / 100 % 100) + 50000 * cos(angle))::int,
-       8 + 7 * sin(angle), degrees(angle)::numeric % 360, 5, NULL, t + INTERVAL '80 ms'
-FROM generate_series($1::timestamptz, $1::timestamptz + INTERVAL '59 min 55 s', '5 seconds') t,
-     generate_series($2::bigint, $3::bigint, 2) d,
-     LATERAL (SELECT extract(epoch FROM t)::double precision / 60 + d AS angle) circle
-ORDER BY t, d";
 
 /// What was stored.
 pub(crate) struct Filled {
@@ -34,7 +26,7 @@ pub(crate) struct Filled {
     pub(crate) bytes: i64,
 }
 
-/// Stores about `rows` rows of the days before `until`.
+/// Stores about `rows` rows of the whole days before `until`.
 pub(crate) async fn fill(db: &PgPool, rows: u64, until: DateTime<Utc>) -> anyhow::Result<Filled> {
     let kind = storage::prepare(db).await?;
     let from = until.duration_trunc(TimeDelta::days(1))? - TimeDelta::days(DAYS);
@@ -44,16 +36,13 @@ pub(crate) async fn fill(db: &PgPool, rows: u64, until: DateTime<Utc>) -> anyhow
         .execute(db)
         .await?;
     let (mut hour, mut stored) = (from, 0);
-    for n in 1..=DAYS * 24 {
+    for n in 0..DAYS * 24 {
         if kind == Storage::Partitions {
             storage::make_room(db, hour, hour).await?;
         }
-        let first: i64 = if (n - 1) % 24 < 12 { 1 } else { 2 };
-        let done =
-            sqlx::query(HOUR).bind(hour).bind(first).bind(drivers as i64).execute(db).await?;
-        stored += done.rows_affected();
+        stored += store_hour(db, hour, n % 24 < 12, drivers as u32).await?;
         hour += TimeDelta::hours(1);
-        if n % POLICIES_EVERY_HOURS == 0 {
+        if (n + 1) % POLICIES_EVERY_HOURS == 0 {
             policies(db, kind).await?;
             eprintln!("bench-system: {stored} rows are stored");
         }
@@ -62,6 +51,44 @@ pub(crate) async fn fill(db: &PgPool, rows: u64, until: DateTime<Utc>) -> anyhow
     sqlx::query("VACUUM (ANALYZE) gps_positions").execute(db).await?;
     sqlx::query("CHECKPOINT").execute(db).await?;
     Ok(Filled { rows: stored, drivers, from, bytes: bytes(db, kind).await? })
+}
+
+/// One hour of the drivers on shift, by COPY in batches like the worker's: odd drivers have the
+/// hours from midnight to noon UTC.
+async fn store_hour(
+    db: &PgPool,
+    hour: DateTime<Utc>,
+    is_morning: bool,
+    count: u32,
+) -> anyhow::Result<u64> {
+    let drivers = Drivers { first: 1, count };
+    let on_shift = (u32::from(!is_morning)..count).step_by(2);
+    // As random as a device's; the key is unique by driver and time alone.
+    let mut ids = StdRng::seed_from_u64(hour.timestamp() as u64);
+    let (mut stored, mut batch) = (0, Vec::with_capacity(BATCH));
+    let mut transaction = db.begin().await?;
+    for second in (0..3_600).step_by(EVERY_S as usize) {
+        let at_us = (hour + TimeDelta::seconds(second)).timestamp_micros();
+        for index in on_shift.clone() {
+            let event_id = EventId(ids.random());
+            let position = on_circle(drivers.id(index), event_id, at_us as u64, at_us);
+            batch.push(Row { position, received_at_ms: at_us as u64 / 1_000 + 80 });
+            if batch.len() == BATCH {
+                stored += store(&mut transaction, &mut batch).await?;
+            }
+        }
+    }
+    stored += store(&mut transaction, &mut batch).await?;
+    transaction.commit().await?;
+    Ok(stored)
+}
+
+/// In the order of the key, as the worker does it.
+async fn store(connection: &mut sqlx::PgConnection, batch: &mut Vec<Row>) -> sqlx::Result<u64> {
+    batch.sort_unstable_by_key(|row| (row.position.driver_id, row.position.recorded_at_us));
+    let stored = if batch.is_empty() { 0 } else { copy(connection, batch).await? };
+    batch.clear();
+    Ok(stored)
 }
 
 /// Runs what storage has set up for TimescaleDB's scheduler: compression and the hourly sums.
