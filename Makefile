@@ -95,8 +95,12 @@ chaos: build ## Break things and check what was promised, over an hour, or e.g. 
 	fi
 
 .PHONY: bench-system
-bench-system: build ## Put the whole system under its loads, about 15 minutes (ARGS=--soak: 45)
-	scripts/bench-system.sh $(ARGS)
+bench-system: build ## Put the whole system under its loads, half an hour; ARGS='--only REGEX', --list, --growth, --soak
+	$(TARGET)/release/bench-system $(ARGS)
+
+.PHONY: flame
+flame: build ## Draw flame graphs of the services under load, e.g. ROWS='single ws'
+	scripts/flame.sh $(ROWS)
 
 .PHONY: clean
 clean: ## Remove build results and the data of `devstack up`

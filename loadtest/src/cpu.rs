@@ -1,4 +1,4 @@
-//! CPU time of the processes under test, read from `/proc`.
+//! CPU time and memory of the processes under test, read from `/proc`.
 //!
 //! `DEVSTACK_PROCESSES` names them: `service=PID;redis=PID,PID,PID;postgres=PID`. A service is
 //! its process alone (the load generator may be its child). A store is its process, every live
@@ -74,6 +74,39 @@ impl Processes {
             postgres_us: self.postgres.iter().map(tree).sum::<Option<u64>>()?,
         })
     }
+}
+
+/// Resident memory of the services together, bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Memory {
+    /// Now.
+    pub resident: u64,
+    /// The most that there ever was.
+    pub peak: u64,
+}
+
+impl Processes {
+    /// The process ids of the services.
+    pub fn services(&self) -> &[u32] {
+        &self.service
+    }
+
+    /// The services' memory, without the stores'; `None` when one is gone or there is no `/proc`.
+    pub fn service_memory(&self) -> Option<Memory> {
+        self.service.iter().try_fold(Memory::default(), |all, pid| {
+            let one = parse_status(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?)?;
+            Some(Memory { resident: all.resident + one.resident, peak: all.peak + one.peak })
+        })
+    }
+}
+
+/// proc(5): lines such as `VmRSS:     1234 kB`.
+fn parse_status(status: &str) -> Option<Memory> {
+    let bytes = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name))?;
+        Some(value.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+    };
+    Some(Memory { resident: bytes("VmRSS:")?, peak: bytes("VmHWM:")? })
 }
 
 /// CPU time that this process has used.
@@ -154,6 +187,14 @@ mod tests {
             (9, process(0, 77, 77)),
         ]);
         assert_eq!(tree_us(&table, 1, &[4]), 1_115);
+    }
+
+    #[test]
+    fn memory_is_read_in_bytes() {
+        let status = "Name:\tx\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\nThreads:\t3\n";
+        let memory = Memory { resident: 1 << 20, peak: 2 << 20 };
+        assert_eq!(parse_status(status), Some(memory));
+        assert_eq!(parse_status("Name:\tkthreadd\n"), None);
     }
 
     #[test]

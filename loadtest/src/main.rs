@@ -6,7 +6,7 @@ use std::{io::Write as _, process::ExitCode};
 use clap::Parser;
 use loadtest::{
     run::{self, command},
-    scenario::{BadUsage, gps, menu, orders, replay},
+    scenario::{BadUsage, gps, menu, orders, push, replay},
     tokens,
 };
 
@@ -27,6 +27,8 @@ enum Scenario {
     Gps(Box<gps::Args>),
     /// A recorded day, played back now
     Replay(Box<replay::Args>),
+    /// Sockets that rest, or get positions published beside the services
+    Push(Box<push::Args>),
     /// Readers of menus and operators who change them
     Menu(Box<menu::Args>),
     /// Customers who order and pay
@@ -47,6 +49,7 @@ async fn main() -> ExitCode {
     let result = match &cli.scenario {
         Scenario::Gps(args) => gps::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Replay(args) => replay::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
+        Scenario::Push(args) => push::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Menu(args) => menu::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Orders(args) => orders::start(args, stop).await.map(|s| (s.to_text(), s.passed)),
         Scenario::Run(args) => command::start(args, stop).await.map(|s| (s.to_text(), s.passed())),

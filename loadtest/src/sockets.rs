@@ -79,17 +79,30 @@ pub struct Pushes {
     pub newest_us: Vec<Option<i64>>,
 }
 
-/// Registers the first `count` drivers, gives each an order of a customer of its own, and opens
-/// the customers' sockets; every `1 / slow`-th does not read.
+/// Orders of customers of their own, each with a driver, whose sockets are not open yet.
+#[derive(Debug)]
+pub struct Orders(Vec<OrderId>);
+
+/// Registers the first `count` drivers and gives each an order.
+pub async fn order(
+    target: &Target,
+    signer: &Signer,
+    drivers: Drivers,
+    count: u32,
+) -> anyhow::Result<Orders> {
+    let orders: Vec<_> = (0..count).map(|_| OrderId::generate()).collect();
+    set_up(target, signer, drivers, &orders).await?;
+    Ok(Orders(orders))
+}
+
+/// Opens the customers' sockets; every `1 / slow`-th does not read.
 pub async fn open(
     target: &Target,
     signer: Arc<Signer>,
-    drivers: Drivers,
-    count: u32,
+    Orders(orders): Orders,
     slow: f64,
 ) -> anyhow::Result<Watchers> {
-    let orders: Vec<_> = (0..count).map(|_| OrderId::generate()).collect();
-    set_up(target, &signer, drivers, &orders).await?;
+    let count = orders.len();
     let shared = Arc::new(Shared {
         measure_from_us: AtomicI64::new(i64::MAX),
         push_us: Mutex::new(crate::send::histogram()),
@@ -103,7 +116,7 @@ pub async fn open(
     });
     let started = Instant::now();
     let mut opening = JoinSet::new();
-    for index in 0..count as usize {
+    for index in 0..count {
         // Evenly spread: the watcher is slow when the running share passes a whole number.
         let is_slow = ((index + 1) as f64 * slow).floor() > (index as f64 * slow).floor();
         let due = started + Duration::from_secs_f64(index as f64 / OPEN_PER_SECOND);
@@ -331,6 +344,11 @@ impl Watchers {
         while started.elapsed() < deadline && self.shared.newest_us.iter().enumerate().any(behind) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Location updates received so far.
+    pub fn updates(&self) -> u64 {
+        self.shared.updates.load(Ordering::Relaxed)
     }
 
     /// How many there are.

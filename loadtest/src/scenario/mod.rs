@@ -4,6 +4,7 @@ mod common;
 pub mod gps;
 pub mod menu;
 pub mod orders;
+pub mod push;
 pub mod replay;
 mod routes;
 
@@ -67,7 +68,8 @@ pub(crate) async fn run(
         0 => None,
         count => {
             let (target, signer) = (&common.url, Arc::clone(&signer));
-            Some(sockets::open(target, signer, drivers, count, common.slow_watchers).await?)
+            let orders = sockets::order(target, &signer, drivers, count).await?;
+            Some(sockets::open(target, signer, orders, common.slow_watchers).await?)
         }
     };
     let settings = Settings {

@@ -18,7 +18,7 @@ const ROW_LEN_MAX: usize = 2 + 11 * 4 + 8 + 8 + 8 + 4 + 4 + 4 + 4 + 4 + 4 + 16 +
 const EPOCH_US: i64 = 946_684_800_000_000;
 
 /// Copies rows whose keys differ; answers how many.
-pub(super) async fn copy(connection: &mut PgConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {
+pub async fn copy(connection: &mut PgConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {
     let data = encode(rows);
     let mut copy = connection.copy_in_raw(STATEMENT).await?;
     match copy.send(data).await {
