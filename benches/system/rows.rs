@@ -2,7 +2,8 @@
 //!
 //! Bars and aims are for 2 cores that also run the generator, on stores that write everything down
 //! (`appendfsync always`, `fsync`). Rows that load more than the bar offer a little more than the
-//! aim, so that what is achieved is the aim or the most that the machine does.
+//! aim, so that what is achieved is the aim or the most that the machine does; sockets, which do
+//! not get as far as their aim here, what they just do: far above it most goes into repeating.
 
 use crate::row::{
     Around::{Logistics, Menu, Services, Stores},
@@ -92,14 +93,20 @@ pub(crate) const ROWS: &[Row] = &[
         name: "ws",
         path: "GPS over the drivers' WebSockets, one fix per JSON frame",
         when: When::Always,
-        runs: &[ws("loadtest gps --rate 82000 --drivers 10000 --transport ws --frames json")],
+        runs: &[
+            ws("loadtest gps --rate 41000 --drivers 10000 --transport ws --frames json"),
+            ws("loadtest gps --rate 48000 --drivers 10000 --transport ws --frames json"),
+        ],
         figures: &WS,
     },
     Row {
         name: "ws-binary",
         path: "GPS over the drivers' WebSockets, one fix per binary frame",
         when: When::Always,
-        runs: &[ws("loadtest gps --rate 82000 --drivers 10000 --transport ws --frames binary")],
+        runs: &[
+            ws("loadtest gps --rate 41000 --drivers 10000 --transport ws --frames binary"),
+            ws("loadtest gps --rate 55000 --drivers 10000 --transport ws --frames binary"),
+        ],
         figures: &WS,
     },
     Row {
@@ -171,11 +178,14 @@ pub(crate) const ROWS: &[Row] = &[
         name: "menu-hits",
         path: "menus from memory, 9 KB each, one process on one core",
         when: When::Always,
-        runs: &[Run::new(MENU_9_KB, "loadtest menu --what menu --rate 82000", Some((30, 10)))],
+        runs: &[
+            Run::new(MENU_9_KB, "loadtest menu --what menu --rate 51000", Some((30, 10))),
+            Run::new(MENU_9_KB, "loadtest menu --what menu --rate 82000", Some((30, 10))),
+        ],
         figures: &[
-            goal("", PerSecond, 50_000.0, 80_000.0, |runs| number(runs, 0, "/achieved_rate")),
+            goal("", PerSecond, 50_000.0, 80_000.0, |runs| best(runs, "/achieved_rate")),
             told("body", Bytes, |runs| number(runs, 0, "/body_bytes")),
-            told("p99", Ms, |runs| number(runs, 0, "/latency_ms/p99")),
+            told("p99 at 51,000/s", Ms, |runs| number(runs, 0, "/latency_ms/p99")),
         ],
     },
     Row {
