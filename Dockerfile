@@ -11,12 +11,12 @@ ENV SQLX_OFFLINE=true
 # of any layer, so what is wanted of it is copied out by the same step.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --package logistics --package menu-api --package order-api \
+    cargo build --profile dist --locked --package logistics --package menu-api --package order-api \
         --package payment-sim \
-    && install -D --target-directory=/out target/release/logistics target/release/menu-api \
-        target/release/order-api target/release/payment-sim \
-    && cargo build --release --locked --package devstack \
-    && install -D --target-directory=/out target/release/devstack
+    && install -D --target-directory=/out target/dist/logistics target/dist/menu-api \
+        target/dist/order-api target/dist/payment-sim \
+    && cargo build --profile dist --locked --package devstack \
+    && install -D --target-directory=/out target/dist/devstack
 
 FROM debian:bookworm-slim AS base
 RUN groupadd --gid 10001 swift \
