@@ -44,8 +44,8 @@ const DRIVERS: Drivers = Drivers { first: 1, count: 10_000 };
 const ENTRY_POSITIONS_MAX: usize = 256;
 const ROWS_MAX: usize = 5_000;
 const LINGER: Duration = Duration::from_millis(100);
-/// More would be one read of more than a batch.
-const READ_ENTRIES: usize = ROWS_MAX / ENTRY_POSITIONS_MAX + 1;
+/// Entries of each stream in one read: full ones of all streams are a batch.
+const READ_ENTRIES: usize = 1;
 const BLOCK_MS: usize = 50;
 
 /// Settings of `bench-system bare`.
@@ -88,13 +88,15 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
         tokio::spawn(write(redis, Arc::clone(&streams), plan, args.warm_up, warm.clone()));
     // Blocked reads hold up what else is on their connection.
     let own = client.get_multiplexed_async_connection().await?;
-    let reading = tokio::spawn(read(own, streams, db, total));
+    // The pool stays until CPU time was read: a session that ends just then would not be counted.
+    let reading = tokio::spawn(read(own, streams, db.clone(), total));
     warm.cancelled().await;
     let read_cpu = || Some((processes.usage(&[])?, cpu::own()?));
     let (before, since) = (read_cpu().context("there is no /proc")?, Instant::now());
     let warmed_up = writing.await??;
     let batches = reading.await??;
     let after = read_cpu().context("there is no /proc")?;
+    db.close().await;
     let used = after.0.since(before.0).context("a store was replaced")?;
     let used = Usage { service_us: (after.1 - before.1).as_micros() as u64, ..used };
     report(&args, total - warmed_up, total, batches, used, since.elapsed())
