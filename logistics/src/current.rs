@@ -19,8 +19,11 @@ use contracts::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::RwLock;
-use platform::health::Dependency;
-use redis::{Client, RedisResult, aio::ConnectionManager};
+use platform::{
+    health::Dependency,
+    redis::{Connection, Redis},
+};
+use redis::RedisResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -107,15 +110,15 @@ impl Current {
     /// Follows the channels until `shutdown`; `loaded` is cancelled once the first load is done.
     pub async fn follow(
         &self,
-        client: Client,
+        live: Redis,
         shards: u16,
         dependency: Dependency,
         loaded: CancellationToken,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut control = platform::redis::manager(&client)?;
+        let mut control = live.connection()?;
         while !shutdown.is_cancelled() {
-            let session = self.session(&client, &mut control, shards, &dependency, &loaded);
+            let session = self.session(&live, &mut control, shards, &dependency, &loaded);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 result = session => if let Err(error) = result {
@@ -132,13 +135,13 @@ impl Current {
     /// One connection's life: subscribe, load everything, follow.
     async fn session(
         &self,
-        client: &Client,
-        control: &mut ConnectionManager,
+        live: &Redis,
+        control: &mut Connection,
         shards: u16,
         dependency: &Dependency,
         loaded: &CancellationToken,
     ) -> RedisResult<()> {
-        let mut pubsub = platform::redis::pubsub(client).await?;
+        let mut pubsub = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
         pubsub.subscribe(&channels).await?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
@@ -156,6 +159,10 @@ impl Current {
                 Err(_) => {
                     // A system without a worker is silent, too; what counts is whether Redis is.
                     redis::cmd("PING").query_async::<()>(control).await?;
+                    if live.is_cluster() {
+                        // Its other nodes may be well while this one hears none of them.
+                        return Ok(());
+                    }
                     for (shard, seen) in (0..shards).zip(&mut seen) {
                         *seen = self.load_shard(control, shard).await?;
                     }
@@ -198,7 +205,7 @@ impl Current {
     /// Loads one shard; answers where its frames go on, `None` when the shard is still empty.
     async fn load_shard(
         &self,
-        control: &mut ConnectionManager,
+        control: &mut Connection,
         shard: u16,
     ) -> RedisResult<Option<FrameId>> {
         let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =
