@@ -145,10 +145,7 @@ impl Current {
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
         pubsub.subscribe(&channels).await?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
-        let mut seen = Vec::with_capacity(usize::from(shards));
-        for shard in 0..shards {
-            seen.push(self.load_shard(control, shard).await?);
-        }
+        let mut seen = self.load(control, shards).await?;
         dependency.up();
         loaded.cancel();
         let mut messages = pubsub.on_message();
@@ -158,14 +155,12 @@ impl Current {
                 Ok(None) => return Err(closed("the subscription ended")),
                 Err(_) => {
                     // A system without a worker is silent, too; what counts is whether Redis is.
-                    redis::cmd("PING").query_async::<()>(control).await?;
                     if live.is_cluster() {
                         // Its other nodes may be well while this one hears none of them.
                         return Ok(());
                     }
-                    for (shard, seen) in (0..shards).zip(&mut seen) {
-                        *seen = self.load_shard(control, shard).await?;
-                    }
+                    redis::cmd("PING").query_async::<()>(control).await?;
+                    seen = self.load(control, shards).await?;
                     continue;
                 }
             };
@@ -176,7 +171,10 @@ impl Current {
                 Some(frame_id) => *seen = Some(frame_id),
                 None => {
                     metrics::counter!("gps_live_gaps_total").increment(1);
-                    *seen = self.load_shard(control, shard).await?;
+                    *seen = match self.load_shard(control, shard).await {
+                        Err(_) if control.is_cluster() => None,
+                        loaded => loaded?,
+                    };
                 }
             }
         }
@@ -200,6 +198,28 @@ impl Current {
         // A number up to the seen one was part of the load that came after it was sent.
         let follows = id.epoch == seen.epoch && id.number <= next;
         follows.then_some(FrameId { number: id.number.max(seen.number), ..seen })
+    }
+
+    /// Loads all shards. Those of a cluster's master that is away are left for their next frame,
+    /// which comes within a heartbeat once it is back.
+    async fn load(
+        &self,
+        control: &mut Connection,
+        shards: u16,
+    ) -> RedisResult<Vec<Option<FrameId>>> {
+        let mut seen = vec![None; usize::from(shards)];
+        let mut failures = Vec::new();
+        for (shard, seen) in (0..shards).zip(&mut seen) {
+            match self.load_shard(control, shard).await {
+                Ok(loaded) => *seen = loaded,
+                Err(error) if control.is_cluster() => failures.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match failures.pop() {
+            Some(error) if failures.len() + 1 == usize::from(shards) => Err(error),
+            _ => Ok(seen),
+        }
     }
 
     /// Loads one shard; answers where its frames go on, `None` when the shard is still empty.

@@ -54,6 +54,8 @@ const PIPELINES_MAX: usize = 1;
 /// What a cluster's master did not take is tried with another one for so long. An append that is
 /// under way then may take two seconds more; a request is given up after ten.
 const TRY_OTHERS_FOR: Duration = Duration::from_secs(3);
+/// So many streams that rest are looked at in vain before the next pause.
+const LOOKS_FAILED_MAX: usize = 2;
 /// How often the size of the streams is looked at.
 const BACKLOG_EVERY: Duration = Duration::from_millis(500);
 
@@ -277,22 +279,21 @@ impl Streams {
         pipeline
     }
 
-    /// Lets streams that rest have their turns again once they answer.
-    async fn wake(&mut self) {
-        let resting = self.turns.resting();
-        if resting.is_empty() {
-            return;
-        }
-        let mut pipeline = redis::pipe();
-        for stream in &resting {
-            pipeline.cmd("XLEN").arg(self.turns.name(*stream));
-        }
-        pipeline.ignore_errors();
-        // As a write, so that its replicas are asked for too.
-        if let Ok(lengths) = self.redis.write(&pipeline).await {
-            let is_well = |(_, length): &(usize, Value)| matches!(length, Value::Int(_));
-            let well = resting.into_iter().zip(lengths).filter(is_well);
-            self.turns.wake(well.map(|(stream, _)| stream));
+    /// Lets streams that rest have their turns again once they answer, replicas included. `round`
+    /// says with which to begin: a look that fails keeps its master's connection busy.
+    async fn wake(&mut self, round: usize) {
+        let mut resting = self.turns.resting();
+        let first = round % resting.len().max(1);
+        resting.rotate_left(first);
+        let mut failures = 0;
+        for stream in resting {
+            let mut look = redis::pipe();
+            look.cmd("XLEN").arg(self.turns.name(stream));
+            match self.redis.write(&look).await.as_deref() {
+                Ok([Value::Int(_)]) => self.turns.wake(stream),
+                _ if failures + 1 == LOOKS_FAILED_MAX => return,
+                _ => failures += 1,
+            }
         }
     }
 }
@@ -337,6 +338,7 @@ async fn watch_backlog(
     done: CancellationToken,
 ) {
     let mut first = true;
+    let mut round = 0;
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -344,7 +346,8 @@ async fn watch_backlog(
             () = done.cancelled() => return,
             _ = tick.tick() => {}
         }
-        streams.wake().await;
+        streams.wake(round).await;
+        round = round.wrapping_add(1);
         let mut pipeline = redis::pipe();
         for stream in streams.turns.names() {
             pipeline.cmd("MEMORY").arg("USAGE").arg(stream);

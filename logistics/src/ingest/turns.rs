@@ -55,10 +55,9 @@ impl Turns {
         (0..rests.len()).filter(|stream| rests[*stream]).collect()
     }
 
-    /// Gives them their turns again.
-    pub(super) fn wake(&self, streams: impl Iterator<Item = usize>) {
-        let rests = &mut self.state.lock().rests;
-        streams.for_each(|stream| rests[stream] = false);
+    /// Gives it its turns again.
+    pub(super) fn wake(&self, stream: usize) {
+        self.state.lock().rests[stream] = false;
     }
 }
 
@@ -75,7 +74,7 @@ mod tests {
         assert!(!turns.rest([0, 2].into_iter()));
         assert_eq!(turns.take(2), [0, 1], "with nobody left, all are tried");
         assert_eq!(turns.resting(), [0, 1, 2]);
-        turns.wake([0].into_iter());
+        turns.wake(0);
         assert_eq!(turns.take(2), [0, 0]);
     }
 }

@@ -15,7 +15,7 @@ use super::{
 
 /// Replicas confirm within milliseconds; one that has not by now is away. Well below the time in
 /// which an answer must come.
-const CONFIRM_MAX_MS: u32 = 1_000;
+const CONFIRM_MAX_MS: u32 = 500;
 
 impl Connection {
     /// Runs a pipeline of writes and answers once enough replicas have them.
