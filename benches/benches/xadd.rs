@@ -103,11 +103,11 @@ fn appends(c: &mut Criterion, name: &str, role: RedisRole) {
     group.throughput(Throughput::Elements(FIXES as u64));
     group.bench_function("appender", |b| {
         let (appender, writer) = runtime.block_on(async {
-            let client = platform::redis::client(&SecretString::from(server.url()));
-            let manager = platform::redis::manager(&client.expect("a URL")).expect("a handle");
+            let redis = platform::redis::Redis::open(&SecretString::from(server.url()));
+            let redis = redis.expect("a URL").connection().expect("a handle");
             let queue = Health::new("bench").dependency("queue");
             // One stream, so that it can be emptied.
-            appender(manager, 1, u64::MAX, queue)
+            appender(redis, 1, u64::MAX, queue)
         });
         let writing = runtime.spawn(writer.run());
         own.time(b, async || {

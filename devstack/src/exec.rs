@@ -7,14 +7,15 @@ use anyhow::Context;
 use platform::stores::{Launch, Process, Signal};
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::services::{Ports, Services};
+use crate::services::{Nodes, Ports, Services};
 use crate::stack::{Place, Stack, StackArgs};
 
 /// Runs a command with private stores, and ends them with it.
 ///
 /// The command finds them through DATABASE_URL, ORDER_DATABASE_URL, LOGISTICS_DATABASE_URL,
 /// MENU_DATABASE_URL, REDIS_QUEUE_URL, REDIS_LIVE_URL and REDIS_CACHE_URL, the services through
-/// ORDER_URL, MENU_URL, LOGISTICS_URL and PAYMENT_GATEWAY_URL with PAYMENT_GATEWAY_KEY, and keys for
+/// ORDER_URL, MENU_URL, LOGISTICS_URL and PAYMENT_GATEWAY_URL with PAYMENT_GATEWAY_KEY, all nodes of
+/// them through ORDER_URLS, MENU_URLS and LOGISTICS_URLS, separated by commas, and keys for
 /// their tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
 /// process ids. The exit code is the command's own; 128 + n when signal n ended it.
 #[derive(clap::Args, Clone, Debug)]
@@ -24,6 +25,8 @@ pub struct ExecArgs {
     /// Start all services too, on free ports.
     #[arg(long)]
     services: bool,
+    #[command(flatten)]
+    nodes: Nodes,
     /// Keep the data in this folder instead of a temporary one.
     #[arg(long, value_name = "DIR")]
     data: Option<std::path::PathBuf>,
@@ -43,7 +46,7 @@ pub async fn exec(args: ExecArgs) -> anyhow::Result<u8> {
     let started = async {
         let stack = Stack::start(&place, &args.stack).await?;
         let services = match args.services {
-            true => Some(Services::start(&stack, Ports::default()).await?),
+            true => Some(Services::start_nodes(&stack, Ports::default(), args.nodes).await?),
             false => None,
         };
         anyhow::Ok((stack, services))

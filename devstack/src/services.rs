@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use futures_util::future::{join_all, select_all, try_join_all};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -36,11 +37,19 @@ pub struct Ports {
     pub payment: u16,
 }
 
+/// How many of them.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct Nodes {
+    /// Start so many of each service; those after the first listen on free ports
+    #[arg(long, default_value_t = 1, value_name = "COUNT", value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub nodes: u8,
+}
+
 /// Running services. Dropping this asks them to end and does not wait; `stop` does.
 pub struct Services {
-    order: Service,
-    menu: Service,
-    logistics: Service,
+    order: Vec<Service>,
+    menu: Vec<Service>,
+    logistics: Vec<Service>,
     payment: Service,
     shutdown: CancellationToken,
 }
@@ -57,52 +66,89 @@ impl Services {
     /// # Errors
     /// A port is taken, or a service ends or is not ready in time.
     pub async fn start(stack: &Stack, ports: Ports) -> anyhow::Result<Self> {
+        Self::start_nodes(stack, ports, Nodes { nodes: 1 }).await
+    }
+
+    /// The same with several nodes of each service but the payment gateway's double.
+    ///
+    /// # Errors
+    /// As `start`.
+    pub async fn start_nodes(stack: &Stack, ports: Ports, nodes: Nodes) -> anyhow::Result<Self> {
         let shutdown = CancellationToken::new();
         let stop = || shutdown.clone();
         // All addresses are known before anybody who needs them starts.
         let payment_at = Listening::new("payment-sim", ports.payment).await?;
-        let menu_at = Listening::new("menu-api", ports.menu).await?;
-        let logistics_at = Listening::new("logistics", ports.logistics).await?;
-        let order_at = Listening::new("order-api", ports.order).await?;
-        let order_config =
-            order_config(stack, &menu_at.url(), &payment_at.url(), logistics_at.address)?;
+        let menu_at = listening("menu-api", ports.menu, nodes).await?;
+        let logistics_at = listening("logistics", ports.logistics, nodes).await?;
+        let order_at = listening("order-api", ports.order, nodes).await?;
 
         let config = payment_config(stack)?;
         let payment = payment_at.serve(|listener| payment_sim::run(config, listener, stop()));
-        let config = menu_config(stack)?;
-        let menu = menu_at.serve(|listener| menu_api::run(config, listener, stop()));
-        let config = logistics_config(stack)?;
-        let logistics = logistics_at
-            .serve(|listener| logistics::run(config, logistics::Role::All, listener, stop()));
-        let order = order_at
-            .serve(|listener| order_api::run(order_config, order_api::Role::All, listener, stop()));
+        let (mut menu, mut logistics, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        // Each node asks its own neighbours, as behind balancers that spread evenly.
+        for ((menu_at, logistics_at), order_at) in
+            menu_at.into_iter().zip(logistics_at).zip(order_at)
+        {
+            let config = order_config(stack, &menu_at.url(), &payment.url(), logistics_at.address)?;
+            order.push(
+                order_at.serve(|listener| {
+                    order_api::run(config, order_api::Role::All, listener, stop())
+                }),
+            );
+            let config = menu_config(stack)?;
+            menu.push(menu_at.serve(|listener| menu_api::run(config, listener, stop())));
+            let config = logistics_config(stack)?;
+            logistics.push(
+                logistics_at.serve(|listener| {
+                    logistics::run(config, logistics::Role::All, listener, stop())
+                }),
+            );
+        }
         let mut services = Self { order, menu, logistics, payment, shutdown };
-        let Self { order, menu, logistics, payment, .. } = &mut services;
-        tokio::try_join!(
-            order.wait_until_ready(),
-            menu.wait_until_ready(),
-            logistics.wait_until_ready(),
-            payment.wait_until_ready(),
-        )?;
+        try_join_all(services.all().map(Service::wait_until_ready)).await?;
         Ok(services)
     }
 
-    /// Where order-api answers: `http://127.0.0.1:PORT`.
+    fn all(&mut self) -> impl Iterator<Item = &mut Service> {
+        let Self { order, menu, logistics, payment, .. } = self;
+        let nodes = order.iter_mut().chain(menu).chain(logistics);
+        nodes.chain(std::iter::once(payment))
+    }
+
+    /// Where order-api answers, its first node: `http://127.0.0.1:PORT`.
     #[must_use]
     pub fn order_url(&self) -> String {
-        self.order.url()
+        self.order[0].url()
     }
 
-    /// Where logistics answers.
+    /// Where logistics answers, its first node.
     #[must_use]
     pub fn logistics_url(&self) -> String {
-        self.logistics.url()
+        self.logistics[0].url()
     }
 
-    /// Where menu-api answers.
+    /// Where menu-api answers, its first node.
     #[must_use]
     pub fn menu_url(&self) -> String {
-        self.menu.url()
+        self.menu[0].url()
+    }
+
+    /// Where each node of order-api answers.
+    #[must_use]
+    pub fn order_urls(&self) -> Vec<String> {
+        self.order.iter().map(Service::url).collect()
+    }
+
+    /// Where each node of logistics answers.
+    #[must_use]
+    pub fn logistics_urls(&self) -> Vec<String> {
+        self.logistics.iter().map(Service::url).collect()
+    }
+
+    /// Where each node of menu-api answers.
+    #[must_use]
+    pub fn menu_urls(&self) -> Vec<String> {
+        self.menu.iter().map(Service::url).collect()
     }
 
     /// Where the payment gateway's double answers.
@@ -111,13 +157,17 @@ impl Services {
         self.payment.url()
     }
 
-    /// The addresses as environment variables.
+    /// The addresses as environment variables: of the first nodes, and lists of all.
     #[must_use]
     pub fn env(&self) -> Vec<(&'static str, String)> {
+        let (order, menu, logistics) = (self.order_urls(), self.menu_urls(), self.logistics_urls());
         vec![
             ("ORDER_URL", self.order_url()),
             ("MENU_URL", self.menu_url()),
             ("LOGISTICS_URL", self.logistics_url()),
+            ("ORDER_URLS", order.join(",")),
+            ("MENU_URLS", menu.join(",")),
+            ("LOGISTICS_URLS", logistics.join(",")),
             ("PAYMENT_GATEWAY_URL", self.payment_url()),
             ("PAYMENT_GATEWAY_KEY", GATEWAY_KEY.to_owned()),
         ]
@@ -125,12 +175,8 @@ impl Services {
 
     /// Waits for a service to end by itself, which it should not; says why it did.
     pub async fn failed(&mut self) -> anyhow::Error {
-        tokio::select! {
-            error = self.order.failed() => error,
-            error = self.menu.failed() => error,
-            error = self.logistics.failed() => error,
-            error = self.payment.failed() => error,
-        }
+        let all = self.all().map(|service| Box::pin(service.failed()));
+        select_all(all).await.0
     }
 
     /// Asks the services to finish what they do, and waits for it.
@@ -139,13 +185,7 @@ impl Services {
     /// A service had failed, or does not end.
     pub async fn stop(mut self) -> anyhow::Result<()> {
         self.shutdown.cancel();
-        let (order, menu, logistics, payment) = tokio::join!(
-            self.order.ended(),
-            self.menu.ended(),
-            self.logistics.ended(),
-            self.payment.ended(),
-        );
-        order.and(menu).and(logistics).and(payment)
+        join_all(self.all().map(Service::ended)).await.into_iter().collect()
     }
 }
 
@@ -160,6 +200,15 @@ struct Listening {
     name: &'static str,
     listener: TcpListener,
     address: SocketAddr,
+}
+
+/// One address for each node; only the first has a port of somebody's choice.
+async fn listening(name: &'static str, port: u16, nodes: Nodes) -> anyhow::Result<Vec<Listening>> {
+    let mut all = vec![Listening::new(name, port).await?];
+    for _ in 1..nodes.nodes {
+        all.push(Listening::new(name, 0).await?);
+    }
+    Ok(all)
 }
 
 impl Listening {
@@ -243,9 +292,9 @@ fn logistics_config(stack: &Stack) -> anyhow::Result<logistics::Config> {
         "--database-url",
         &stack.logistics_database_url(),
         "--redis-queue-url",
-        &stack.queue.url(),
+        &stack.queue_url(),
         "--redis-live-url",
-        &stack.live.url(),
+        &stack.live_url(),
     ];
     logistics::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
@@ -259,7 +308,7 @@ fn menu_config(stack: &Stack) -> anyhow::Result<menu_api::Config> {
         "--redis-cache-url",
         &stack.cache.url(),
         "--redis-queue-url",
-        &stack.queue.url(),
+        &stack.queue_url(),
     ];
     menu_api::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
@@ -278,7 +327,7 @@ fn order_config(
         "--database-url",
         &stack.order_database_url(),
         "--redis-queue-url",
-        &stack.queue.url(),
+        &stack.queue_url(),
         "--redis-cache-url",
         &stack.cache.url(),
         "--menu-url",

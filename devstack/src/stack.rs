@@ -1,4 +1,4 @@
-//! The stores of one run: three Redis servers and PostgreSQL in one folder.
+//! The stores of one run: Redis servers and PostgreSQL in one folder.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use platform::stores::{
-    self, PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb,
+    self, PostgresOptions, PostgresServer, RedisCluster, RedisRole, RedisServer, Timescaledb,
 };
 use tempfile::TempDir;
 
@@ -46,6 +46,9 @@ pub struct StackArgs {
     /// partitions.
     #[arg(long)]
     pub no_timescaledb: bool,
+    /// Make the queue and the live Redis one Redis Cluster of three masters with a replica each.
+    #[arg(long)]
+    pub cluster: bool,
 }
 
 /// Running stores. `stop` ends them; so does dropping this, without ceremony.
@@ -54,6 +57,8 @@ pub struct Stack {
     pub queue: RedisServer,
     /// Current positions.
     pub live: RedisServer,
+    /// Streams and current positions in the place of those two, which then idle.
+    pub cluster: Option<RedisCluster>,
     /// Menus.
     pub cache: RedisServer,
     /// All databases.
@@ -77,16 +82,24 @@ impl Stack {
         // Data that uses TimescaleDB cannot be opened without it, so each kind has its own.
         let postgres = if args.no_timescaledb { "postgres-plain" } else { "postgres" };
         let redis = async |role, name| RedisServer::start(role, &root.dir.join(name)).await;
-        let (queue, live, cache, postgres) = tokio::try_join!(
+        let cluster = async {
+            if !args.cluster {
+                return Ok(None);
+            }
+            let dir = root.dir.join("redis-cluster");
+            RedisCluster::start(RedisRole::Queue, &dir).await.map(Some)
+        };
+        let (queue, live, cluster, cache, postgres) = tokio::try_join!(
             redis(RedisRole::Queue, "redis-queue"),
             redis(RedisRole::Live, "redis-live"),
+            cluster,
             redis(RedisRole::Cache, "redis-cache"),
             async { PostgresServer::start(&root.dir.join(postgres), options).await },
         )?;
         postgres.create_database(LOGISTICS_DATABASE).await?;
         postgres.create_database(MENU_DATABASE).await?;
         postgres.create_database(ORDER_DATABASE).await?;
-        Ok(Self { queue, live, cache, postgres, keys, root })
+        Ok(Self { queue, live, cluster, cache, postgres, keys, root })
     }
 
     /// The folder of this stack.
@@ -114,6 +127,16 @@ impl Stack {
         self.postgres.url(MENU_DATABASE)
     }
 
+    /// The URL of the streams.
+    pub fn queue_url(&self) -> String {
+        self.cluster.as_ref().map_or_else(|| self.queue.url(), RedisCluster::url)
+    }
+
+    /// The URL of the current positions.
+    pub fn live_url(&self) -> String {
+        self.cluster.as_ref().map_or_else(|| self.live.url(), RedisCluster::url)
+    }
+
     /// The addresses, as environment variables that services, tests and tools read.
     pub fn env(&self) -> Vec<(&'static str, String)> {
         vec![
@@ -121,17 +144,19 @@ impl Stack {
             ("LOGISTICS_DATABASE_URL", self.logistics_database_url()),
             ("MENU_DATABASE_URL", self.menu_database_url()),
             ("ORDER_DATABASE_URL", self.order_database_url()),
-            ("REDIS_QUEUE_URL", self.queue.url()),
-            ("REDIS_LIVE_URL", self.live.url()),
+            ("REDIS_QUEUE_URL", self.queue_url()),
+            ("REDIS_LIVE_URL", self.live_url()),
             ("REDIS_CACHE_URL", self.cache.url()),
             ("AUTH_VERIFY_KEY_FILES", self.keys.verify.display().to_string()),
             ("AUTH_SIGNING_KEY_FILE", self.keys.signing.display().to_string()),
         ]
     }
 
-    /// The process ids behind the stores: `redis=PID,PID,PID;postgres=PID`.
+    /// The process ids behind the stores: `redis=PID,PID,…;postgres=PID`.
     pub fn processes(&self) -> String {
-        let redis = [&self.queue, &self.live, &self.cache].map(|redis| redis.pid().to_string());
+        let cluster = self.cluster.iter().flat_map(RedisCluster::nodes);
+        let servers = [&self.queue, &self.live, &self.cache].into_iter().chain(cluster);
+        let redis: Vec<String> = servers.map(|redis| redis.pid().to_string()).collect();
         format!("redis={};postgres={}", redis.join(","), self.postgres.pid())
     }
 
@@ -145,7 +170,12 @@ impl Stack {
                 self.postgres.stop().await;
             }
         };
-        tokio::join!(self.queue.stop(), self.live.stop(), self.cache.stop(), postgres);
+        let cluster = async {
+            if let Some(cluster) = self.cluster {
+                cluster.stop().await;
+            }
+        };
+        tokio::join!(self.queue.stop(), self.live.stop(), self.cache.stop(), cluster, postgres);
     }
 }
 

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::PathBuf;
 
 use crate::exec::{Signals, exit_code_of_signal};
-use crate::services::{Ports, Services};
+use crate::services::{Nodes, Ports, Services};
 use crate::stack::{DEFAULT_FOLDER, Place, Stack, StackArgs};
 
 /// Starts stores and services, prints their addresses and runs until Ctrl-C.
@@ -21,6 +21,8 @@ pub struct UpArgs {
     ephemeral: bool,
     #[command(flatten)]
     ports: Ports,
+    #[command(flatten)]
+    nodes: Nodes,
 }
 
 /// Runs until a signal or until a service fails; answers the exit code.
@@ -33,7 +35,7 @@ pub async fn up(args: UpArgs) -> anyhow::Result<u8> {
     let place = if args.ephemeral { Place::Temporary } else { Place::Folder(args.data) };
     let started = async {
         let stack = Stack::start(&place, &args.stack).await?;
-        let services = Services::start(&stack, args.ports).await?;
+        let services = Services::start_nodes(&stack, args.ports, args.nodes).await?;
         anyhow::Ok((stack, services))
     };
     let (stack, mut services) = tokio::select! {
@@ -64,19 +66,28 @@ pub async fn up(args: UpArgs) -> anyhow::Result<u8> {
 
 fn summary(stack: &Stack, services: &Services) -> String {
     let kind = if stack.postgres.has_timescaledb() { "TimescaleDB" } else { "native partitions" };
-    let (order, payment) = (services.order_url(), services.payment_url());
-    let (menu, logistics) = (services.menu_url(), services.logistics_url());
+    let payment = services.payment_url();
     let data = stack.dir().display();
     let mut text = format!("\nSwift Eats is up, history in {kind}. Ctrl-C ends it.\n\n");
-    let _ = writeln!(text, "  order-api    {order}  (/docs, /readyz, /metrics)");
-    let _ = writeln!(text, "  menu-api     {menu}  (/docs, /readyz, /metrics)");
-    let _ = writeln!(text, "  logistics    {logistics}  (/docs, /readyz, /metrics)");
+    for (name, urls) in [
+        ("order-api", services.order_urls()),
+        ("menu-api", services.menu_urls()),
+        ("logistics", services.logistics_urls()),
+    ] {
+        for url in urls {
+            let _ = writeln!(text, "  {name:<12} {url}  (/docs, /readyz, /metrics)");
+        }
+    }
     let _ = writeln!(text, "  payment-sim  {payment}  (/admin/stats, /admin/settings)");
     let _ = writeln!(text, "  PostgreSQL   {}", stack.order_database_url());
     let _ = writeln!(text, "               {}", stack.menu_database_url());
     let _ = writeln!(text, "               {}", stack.logistics_database_url());
-    let redis = [("queue", &stack.queue), ("live", &stack.live), ("cache", &stack.cache)];
-    for (name, server) in redis {
+    if stack.cluster.is_some() {
+        let _ = writeln!(text, "  Redis queue, live: {}", stack.queue_url());
+    }
+    let single = [("queue", &stack.queue), ("live", &stack.live)];
+    let single = single.into_iter().filter(|_| stack.cluster.is_none());
+    for (name, server) in single.chain([("cache", &stack.cache)]) {
         let _ = writeln!(text, "  Redis {name:<6} {}  {}", server.url(), server.tcp_url());
     }
     let _ = writeln!(text, "  data, logs   {data}");

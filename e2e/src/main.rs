@@ -8,7 +8,7 @@
 //! `--seed` makes the same faults at the same moments.
 //!
 //! - `chaos gps`: kill -9 of each process again and again under load, and the other faults that
-//!   the GPS path must survive.
+//!   the GPS path must survive; with `--cluster` a Redis Cluster that loses its masters.
 //! - `chaos menu`: the same of two nodes that serve menus (I10), their stores and their links.
 //! - `chaos orders`: orders and their payments (I4 to I9), with processes that die where it hurts,
 //!   stores and a gateway that go away, and all who want different things at once.

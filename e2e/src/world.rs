@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use devstack::stack::{Place, Stack, StackArgs};
 use platform::{
     auth::{Role, Signer},
+    redis::{Connection, Redis},
     stores::RedisServer,
 };
 use redis::aio::MultiplexedConnection;
@@ -70,7 +71,17 @@ impl World {
         shards: u16,
         settings: &[(&'static str, &str)],
     ) -> anyhow::Result<Self> {
-        let stack = Stack::start(&Place::Temporary, &StackArgs::default()).await?;
+        Self::start_on(&StackArgs::default(), programs, shards, settings).await
+    }
+
+    /// The same on stores of another kind.
+    pub(crate) async fn start_on(
+        stores: &StackArgs,
+        programs: Programs,
+        shards: u16,
+        settings: &[(&'static str, &str)],
+    ) -> anyhow::Result<Self> {
+        let stack = Stack::start(&Place::Temporary, stores).await?;
         let mut env = stack.env();
         env.extend([
             ("AUTH_ISSUER", devstack::keys::NAME.to_owned()),
@@ -95,13 +106,13 @@ impl World {
     }
 
     /// A new connection to the `queue` Redis: one from before a kill would be broken.
-    pub(crate) async fn queue(&self) -> anyhow::Result<MultiplexedConnection> {
-        connect(&self.stack.queue).await
+    pub(crate) async fn queue(&self) -> anyhow::Result<Connection> {
+        Ok(Redis::open(&self.stack.queue_url().into())?.blocking(ANSWER_MAX).await?)
     }
 
     /// A new connection to the `live` Redis.
-    pub(crate) async fn live(&self) -> anyhow::Result<MultiplexedConnection> {
-        connect(&self.stack.live).await
+    pub(crate) async fn live(&self) -> anyhow::Result<Connection> {
+        Ok(Redis::open(&self.stack.live_url().into())?.blocking(ANSWER_MAX).await?)
     }
 
     /// A new connection to the `cache` Redis.

@@ -15,7 +15,7 @@ use contracts::{
     position::Position,
     streams::positions_key,
 };
-use redis::aio::ConnectionManager;
+use platform::redis::Connection;
 use rustc_hash::FxHashMap;
 use secrecy::SecretString;
 use sqlx::PgPool;
@@ -36,9 +36,9 @@ pub struct Stores {
     /// The logistics database.
     pub history: PgPool,
     /// The `queue` Redis.
-    pub queue: ConnectionManager,
+    pub queue: Connection,
     /// The `live` Redis.
-    pub live: ConnectionManager,
+    pub live: Connection,
     /// How many shards the system has.
     pub shards: u16,
     /// The live lane is not transactional with the history: it gets this long to agree with it.
@@ -53,7 +53,7 @@ impl Stores {
         live_url: &SecretString,
         shards: u16,
     ) -> anyhow::Result<Self> {
-        let redis = |url| platform::redis::manager(&platform::redis::client(url)?);
+        let redis = |url| platform::redis::Redis::open(url)?.connection();
         Ok(Self {
             history: platform::postgres::pool(database_url, "loadtest", 2)?,
             queue: redis(queue_url)?,

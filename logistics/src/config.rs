@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Args, Parser};
 use contracts::streams::SHARDS_DEFAULT;
-use platform::{auth::AuthArgs, run::parse_duration, serve::HttpArgs};
+use platform::{auth::AuthArgs, redis::QueueArgs, run::parse_duration, serve::HttpArgs};
 use secrecy::SecretString;
 
 /// Settings of every role.
@@ -15,10 +15,11 @@ pub struct Config {
     /// which history is written by COPY
     #[arg(long, env = "LOGISTICS_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Redis with the streams: appendonly yes, appendfsync always, noeviction
+    /// Redis with the streams: appendonly yes, appendfsync always, noeviction. One server, or
+    /// redis-cluster://host:port,host:port,… for a cluster
     #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
     pub redis_queue_url: SecretString,
-    /// Redis with current positions and their channels; may lose its data
+    /// Redis with current positions and their channels; may lose its data. One server or a cluster
     #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
     pub redis_live_url: SecretString,
     /// Connections to PostgreSQL
@@ -68,6 +69,9 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_ORIGINS", value_delimiter = ',')]
     pub origins: Vec<String>,
 
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub queue: QueueArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub http: HttpArgs,

@@ -19,8 +19,11 @@ use contracts::{
 };
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::RwLock;
-use platform::health::Dependency;
-use redis::{Client, RedisResult, aio::ConnectionManager};
+use platform::{
+    health::Dependency,
+    redis::{Connection, Redis},
+};
+use redis::RedisResult;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -107,15 +110,15 @@ impl Current {
     /// Follows the channels until `shutdown`; `loaded` is cancelled once the first load is done.
     pub async fn follow(
         &self,
-        client: Client,
+        live: Redis,
         shards: u16,
         dependency: Dependency,
         loaded: CancellationToken,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut control = platform::redis::manager(&client)?;
+        let mut control = live.connection()?;
         while !shutdown.is_cancelled() {
-            let session = self.session(&client, &mut control, shards, &dependency, &loaded);
+            let session = self.session(&live, &mut control, shards, &dependency, &loaded);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 result = session => if let Err(error) = result {
@@ -132,20 +135,17 @@ impl Current {
     /// One connection's life: subscribe, load everything, follow.
     async fn session(
         &self,
-        client: &Client,
-        control: &mut ConnectionManager,
+        live: &Redis,
+        control: &mut Connection,
         shards: u16,
         dependency: &Dependency,
         loaded: &CancellationToken,
     ) -> RedisResult<()> {
-        let mut pubsub = platform::redis::pubsub(client).await?;
+        let mut pubsub = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
         pubsub.subscribe(&channels).await?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
-        let mut seen = Vec::with_capacity(usize::from(shards));
-        for shard in 0..shards {
-            seen.push(self.load_shard(control, shard).await?);
-        }
+        let mut seen = self.load(control, shards).await?;
         dependency.up();
         loaded.cancel();
         let mut messages = pubsub.on_message();
@@ -155,10 +155,12 @@ impl Current {
                 Ok(None) => return Err(closed("the subscription ended")),
                 Err(_) => {
                     // A system without a worker is silent, too; what counts is whether Redis is.
-                    redis::cmd("PING").query_async::<()>(control).await?;
-                    for (shard, seen) in (0..shards).zip(&mut seen) {
-                        *seen = self.load_shard(control, shard).await?;
+                    if live.is_cluster() {
+                        // Its other nodes may be well while this one hears none of them.
+                        return Ok(());
                     }
+                    redis::cmd("PING").query_async::<()>(control).await?;
+                    seen = self.load(control, shards).await?;
                     continue;
                 }
             };
@@ -169,7 +171,10 @@ impl Current {
                 Some(frame_id) => *seen = Some(frame_id),
                 None => {
                     metrics::counter!("gps_live_gaps_total").increment(1);
-                    *seen = self.load_shard(control, shard).await?;
+                    *seen = match self.load_shard(control, shard).await {
+                        Err(_) if control.is_cluster() => None,
+                        loaded => loaded?,
+                    };
                 }
             }
         }
@@ -195,10 +200,32 @@ impl Current {
         follows.then_some(FrameId { number: id.number.max(seen.number), ..seen })
     }
 
+    /// Loads all shards. Those of a cluster's master that is away are left for their next frame,
+    /// which comes within a heartbeat once it is back.
+    async fn load(
+        &self,
+        control: &mut Connection,
+        shards: u16,
+    ) -> RedisResult<Vec<Option<FrameId>>> {
+        let mut seen = vec![None; usize::from(shards)];
+        let mut failures = Vec::new();
+        for (shard, seen) in (0..shards).zip(&mut seen) {
+            match self.load_shard(control, shard).await {
+                Ok(loaded) => *seen = loaded,
+                Err(error) if control.is_cluster() => failures.push(error),
+                Err(error) => return Err(error),
+            }
+        }
+        match failures.pop() {
+            Some(error) if failures.len() + 1 == usize::from(shards) => Err(error),
+            _ => Ok(seen),
+        }
+    }
+
     /// Loads one shard; answers where its frames go on, `None` when the shard is still empty.
     async fn load_shard(
         &self,
-        control: &mut ConnectionManager,
+        control: &mut Connection,
         shard: u16,
     ) -> RedisResult<Option<FrameId>> {
         let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =

@@ -6,12 +6,19 @@
 //! to the streams in turn, and Redis (`appendfsync always`) shares one fsync between them. The next
 //! pipeline waits for the answers, and gathers what comes meanwhile: the busier, the fuller.
 //!
-//! **Promise.** `Ok` means that Redis has answered each append. An error means unknown: the fix may
-//! or may not be in a stream, and a resend with the same event id is the same event.
+//! **Promise.** `Ok` means that Redis has answered each append, and that as many replicas have it as
+//! the settings ask for. An error means unknown: the fix may or may not be in a stream, and a resend
+//! with the same event id is the same event.
+//!
+//! **On a cluster** it says nothing which stream a fix goes through, so what one master does not
+//! take, or does not confirm, goes to a stream of another; the streams that failed rest until they
+//! answer again. The same event in two streams is one row.
+
+mod pack;
+mod turns;
 
 use std::{
     fmt,
-    ops::Range,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,14 +27,22 @@ use std::{
 };
 
 use contracts::{
-    position::{Position, begin_entry},
+    position::Position,
     streams::{POSITION_FIELD, gps_stream},
 };
-use platform::{health::Dependency, stream::StreamId};
-use redis::{Pipeline, Value, aio::ConnectionManager};
+use platform::{health::Dependency, redis::Connection, stream::StreamId};
+use redis::{Pipeline, RedisResult, Value};
 use smallvec::SmallVec;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
+
+use self::{
+    pack::{Place, pack},
+    turns::Turns,
+};
 
 /// Requests that may wait for the writer; more are refused.
 const QUEUE_MAX: usize = 8_192;
@@ -36,8 +51,11 @@ const PIPELINE_REQUESTS_MAX: usize = 1_024;
 /// Pipelines under way at once. A second one would carry half as much each, for the same work of
 /// Redis, its disk and the worker.
 const PIPELINES_MAX: usize = 1;
-/// Positions that share an entry at most: 16 KiB, a moment's work for Redis and for a worker.
-const ENTRY_POSITIONS_MAX: usize = 256;
+/// What a cluster's master did not take is tried with another one for so long. An append that is
+/// under way then may take two seconds more; a request is given up after ten.
+const TRY_OTHERS_FOR: Duration = Duration::from_secs(3);
+/// So many streams that rest are looked at in vain before the next pause.
+const LOOKS_FAILED_MAX: usize = 2;
 /// How often the size of the streams is looked at.
 const BACKLOG_EVERY: Duration = Duration::from_millis(500);
 
@@ -88,16 +106,21 @@ pub struct Appender {
 /// The writer task's parts; [`Writer::run`] ends when the last [`Appender`] is gone.
 pub struct Writer {
     requests: mpsc::Receiver<Request>,
-    redis: ConnectionManager,
-    streams: Arc<[String]>,
-    dependency: Dependency,
+    streams: Streams,
     backlog_bytes: Arc<AtomicU64>,
-    next_stream: usize,
+}
+
+/// The streams, and where they are.
+#[derive(Clone)]
+struct Streams {
+    redis: Connection,
+    turns: Arc<Turns>,
+    dependency: Dependency,
 }
 
 /// A handle and the task behind it.
 pub fn appender(
-    redis: ConnectionManager,
+    redis: Connection,
     streams: u16,
     backlog_bytes_max: u64,
     dependency: Dependency,
@@ -110,8 +133,8 @@ pub fn appender(
         backlog_bytes_max,
         accepted: metrics::counter!("gps_accepted_total"),
     };
-    let streams = (0..streams).map(gps_stream).collect();
-    (appender, Writer { requests, redis, streams, dependency, backlog_bytes, next_stream: 0 })
+    let turns = Arc::new(Turns::new((0..streams).map(gps_stream).collect()));
+    (appender, Writer { requests, streams: Streams { redis, turns, dependency }, backlog_bytes })
 }
 
 impl Appender {
@@ -141,10 +164,8 @@ impl Writer {
     pub async fn run(mut self) {
         let done = CancellationToken::new();
         let watch = tokio::spawn(watch_backlog(
-            self.redis.clone(),
-            Arc::clone(&self.streams),
+            self.streams.clone(),
             Arc::clone(&self.backlog_bytes),
-            self.dependency.clone(),
             done.clone(),
         ));
         let pipelines = Arc::new(Semaphore::new(PIPELINES_MAX));
@@ -165,18 +186,17 @@ impl Writer {
         let _ = watch.await;
     }
 
-    fn send(&mut self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {
-        let packed = pack(&batch);
-        let pipeline = self.pipeline(&packed.entries);
-        let mut redis = self.redis.clone();
-        let dependency = self.dependency.clone();
+    fn send(&self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {
+        let mut streams = self.streams.clone();
         tokio::spawn(async move {
-            let answers: Result<Vec<Value>, _> = pipeline.query_async(&mut redis).await;
+            let packed = pack(&batch);
+            let answers = streams.append(&packed.entries).await;
             drop(permit);
+            let dependency = &streams.dependency;
             match answers {
                 Ok(answers) => {
                     // Out of memory, loading, read-only: Redis is there, and of no use.
-                    match answers.iter().find(|answer| !matches!(answer, Value::BulkString(_))) {
+                    match answers.iter().find(|answer| !is_taken(answer)) {
                         None => dependency.up(),
                         Some(refusal) => dependency.down(format_args!("refused: {refusal:?}")),
                     }
@@ -194,60 +214,93 @@ impl Writer {
             }
         });
     }
+}
 
-    /// One XADD an entry, to the streams in turn.
-    fn pipeline(&mut self, entries: &[Vec<u8>]) -> Pipeline {
-        let mut pipeline = Pipeline::with_capacity(entries.len());
-        for entry in entries {
-            pipeline.cmd("XADD").arg(&self.streams[self.next_stream]);
+impl Streams {
+    /// Appends entries, to the streams in turn; what each was answered.
+    async fn append(&mut self, entries: &[Vec<u8>]) -> RedisResult<Vec<Value>> {
+        let all: Vec<usize> = (0..entries.len()).collect();
+        let turns = self.turns.take(all.len());
+        let written = self.redis.write(&self.pipeline(entries, &all, &turns)).await;
+        if !self.redis.is_cluster() {
+            return written;
+        }
+        self.try_others(entries, turns, written).await
+    }
+
+    /// Appends what was not taken to other streams, as long as there is time.
+    async fn try_others(
+        &mut self,
+        entries: &[Vec<u8>],
+        mut turns: Vec<usize>,
+        mut written: RedisResult<Vec<Value>>,
+    ) -> RedisResult<Vec<Value>> {
+        let until = Instant::now() + TRY_OTHERS_FOR;
+        let mut answers = vec![Value::Nil; entries.len()];
+        let mut tried: Vec<usize> = (0..entries.len()).collect();
+        loop {
+            if let Ok(new) = &mut written {
+                for (entry, answer) in tried.iter().zip(new.drain(..)) {
+                    answers[*entry] = answer;
+                }
+            }
+            let is_left = |(entry, _): &(usize, usize)| !is_taken(&answers[*entry]);
+            let left: Vec<(usize, usize)> = tried.into_iter().zip(turns).filter(is_left).collect();
+            if left.is_empty() {
+                return Ok(answers);
+            }
+            let are_others = self.turns.rest(left.iter().map(|(_, stream)| *stream));
+            if !are_others || Instant::now() >= until {
+                // Where nothing was answered at all, the reason says more.
+                return if left.len() == entries.len() {
+                    written.map(|_| answers)
+                } else {
+                    Ok(answers)
+                };
+            }
+            metrics::counter!("gps_append_detours_total").increment(left.len() as u64);
+            tried = left.into_iter().map(|(entry, _)| entry).collect();
+            turns = self.turns.take(tried.len());
+            written = self.redis.write(&self.pipeline(entries, &tried, &turns)).await;
+        }
+    }
+
+    /// One XADD for each of the `chosen` entries, each to the stream whose turn it is.
+    fn pipeline(&self, entries: &[Vec<u8>], chosen: &[usize], turns: &[usize]) -> Pipeline {
+        let mut pipeline = Pipeline::with_capacity(chosen.len());
+        for (entry, stream) in chosen.iter().zip(turns) {
+            pipeline.cmd("XADD").arg(self.turns.name(*stream));
             #[cfg(feature = "sabotage")]
             crate::sabotage::maxlen(&mut pipeline);
-            pipeline.arg("*").arg(POSITION_FIELD).arg(entry.as_slice());
-            self.next_stream = (self.next_stream + 1) % self.streams.len();
+            pipeline.arg("*").arg(POSITION_FIELD).arg(entries[*entry].as_slice());
         }
         // One refused append must not hide the answers of the others.
         pipeline.ignore_errors();
         pipeline
     }
-}
 
-/// What goes out, and where each request's positions are in it.
-struct Packed {
-    entries: Vec<Vec<u8>>,
-    places: Vec<Place>,
-}
-
-/// One request's positions: they begin at `first` in the first of `entries`.
-struct Place {
-    entries: Range<usize>,
-    first: u32,
-}
-
-/// Fills entries one after the other, in the order of the requests.
-fn pack(batch: &[Request]) -> Packed {
-    let mut left: usize = batch.iter().map(|request| request.positions.len()).sum();
-    let mut entries: Vec<Vec<u8>> = Vec::with_capacity(left.div_ceil(ENTRY_POSITIONS_MAX));
-    let mut places = Vec::with_capacity(batch.len());
-    // Positions in the last entry; a full one makes the next position begin another.
-    let mut filled = ENTRY_POSITIONS_MAX;
-    for request in batch {
-        let mut place = None;
-        for position in &request.positions {
-            if filled == ENTRY_POSITIONS_MAX {
-                entries.push(begin_entry(left.min(ENTRY_POSITIONS_MAX)));
-                filled = 0;
+    /// Lets streams that rest have their turns again once they answer, replicas included. `round`
+    /// says with which to begin: a look that fails keeps its master's connection busy.
+    async fn wake(&mut self, round: usize) {
+        let mut resting = self.turns.resting();
+        let first = round % resting.len().max(1);
+        resting.rotate_left(first);
+        let mut failures = 0;
+        for stream in resting {
+            let mut look = redis::pipe();
+            look.cmd("XLEN").arg(self.turns.name(stream));
+            match self.redis.write(&look).await.as_deref() {
+                Ok([Value::Int(_)]) => self.turns.wake(stream),
+                _ if failures + 1 == LOOKS_FAILED_MAX => return,
+                _ => failures += 1,
             }
-            place.get_or_insert((entries.len() - 1, filled as u32));
-            if let Some(entry) = entries.last_mut() {
-                entry.extend_from_slice(&position.encode());
-            }
-            filled += 1;
-            left -= 1;
         }
-        let (from, first) = place.unwrap_or((entries.len(), 0));
-        places.push(Place { entries: from..entries.len(), first });
     }
-    Packed { entries, places }
+}
+
+/// Whether an append was answered by an id.
+fn is_taken(answer: &Value) -> bool {
+    matches!(answer, Value::BulkString(_))
 }
 
 fn answer(batch: Vec<Request>, places: &[Place], answers: Vec<Value>) {
@@ -280,13 +333,12 @@ fn entry_id(answer: Value) -> Result<StreamId, AppendError> {
 /// Samples the memory that the streams take, which trimming keeps close to what is not yet in
 /// history.
 async fn watch_backlog(
-    mut redis: ConnectionManager,
-    streams: Arc<[String]>,
+    mut streams: Streams,
     backlog_bytes: Arc<AtomicU64>,
-    dependency: Dependency,
     done: CancellationToken,
 ) {
     let mut first = true;
+    let mut round = 0;
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -294,96 +346,30 @@ async fn watch_backlog(
             () = done.cancelled() => return,
             _ = tick.tick() => {}
         }
+        streams.wake(round).await;
+        round = round.wrapping_add(1);
         let mut pipeline = redis::pipe();
-        for stream in streams.iter() {
+        for stream in streams.turns.names() {
             pipeline.cmd("MEMORY").arg("USAGE").arg(stream);
         }
         // A stream that is not there yet takes nothing.
-        match pipeline.query_async::<Vec<Option<u64>>>(&mut redis).await {
+        match pipeline.query_async::<Vec<Option<u64>>>(&mut streams.redis).await {
             Ok(sizes) => {
                 // Says that Redis is there before the first fix; later, appending says more.
                 if std::mem::take(&mut first) {
-                    dependency.up();
+                    streams.dependency.up();
                 }
                 let bytes = sizes.into_iter().flatten().sum();
                 backlog_bytes.store(bytes, Ordering::Relaxed);
                 metrics::gauge!("gps_backlog_bytes").set(bytes as f64);
             }
-            // Nothing is accepted meanwhile, whatever the last figure was.
-            Err(error) => dependency.down(&error),
+            // Nothing is accepted meanwhile, whatever the last figure was. Of a cluster one master
+            // may be away, and appending knows better.
+            Err(error) if first || !streams.redis.is_cluster() => streams.dependency.down(&error),
+            Err(_) => {}
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn requests(sizes: &[usize]) -> Vec<Request> {
-        let mut seq = 0;
-        let mut position = || {
-            let mut position = Position::decode(&[1; 64]).unwrap();
-            position.seq = seq;
-            seq += 1;
-            position
-        };
-        sizes
-            .iter()
-            .map(|size| Request {
-                positions: (0..*size).map(|_| position()).collect(),
-                reply: oneshot::channel().0,
-            })
-            .collect()
-    }
-
-    proptest! {
-        #[test]
-        fn packing_keeps_every_position_where_the_receipt_says(
-            sizes in prop::collection::vec(1_usize..600, 1..20),
-        ) {
-            let batch = requests(&sizes);
-            let packed = pack(&batch);
-            let total: usize = sizes.iter().sum();
-            prop_assert_eq!(packed.entries.len(), total.div_ceil(ENTRY_POSITIONS_MAX));
-            let read: Vec<Vec<Position>> = packed
-                .entries
-                .iter()
-                .map(|entry| {
-                    contracts::position::read_entry(entry).unwrap().map(Result::unwrap).collect()
-                })
-                .collect();
-            let flat: Vec<Position> = read.iter().flatten().copied().collect();
-            let sent: Vec<Position> =
-                batch.iter().flat_map(|request| request.positions.iter().copied()).collect();
-            prop_assert_eq!(flat, sent);
-            for (request, place) in batch.iter().zip(&packed.places) {
-                let entry = &read[place.entries.start];
-                prop_assert_eq!(entry[place.first as usize], request.positions[0]);
-                let last = read[place.entries.end - 1].contains(request.positions.last().unwrap());
-                prop_assert!(last);
-            }
-        }
-    }
-
-    #[test]
-    fn a_request_is_refused_when_any_of_its_entries_is() {
-        let (id, refused) =
-            (Value::BulkString(b"5-1".to_vec()), Value::SimpleString("OOM".to_owned()));
-        let mut batch = requests(&[ENTRY_POSITIONS_MAX, 2 * ENTRY_POSITIONS_MAX, 1]);
-        let packed = pack(&batch);
-        let answers: Vec<_> = batch
-            .iter_mut()
-            .map(|request| {
-                let (reply, answer) = oneshot::channel();
-                request.reply = reply;
-                answer
-            })
-            .collect();
-        answer(batch, &packed.places, vec![id.clone(), id.clone(), refused, id]);
-        let told: Vec<_> =
-            answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok()).collect();
-        assert_eq!(told, [true, false, true]);
-    }
-}
+mod tests;

@@ -32,6 +32,7 @@ use platform::{
     health::Health,
     outbox::Relay,
     postgres,
+    redis::Redis,
     run::{drain, logged},
     stream,
 };
@@ -119,8 +120,8 @@ pub async fn run(
     platform::telemetry::metrics();
     let health = Health::new("logistics");
     let verifier = Verifier::load(&config.auth)?;
-    let queue = platform::redis::client(&config.redis_queue_url)?;
-    let live = platform::redis::client(&config.redis_live_url)?;
+    let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
+    let live = Redis::open(&config.redis_live_url)?;
     let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
 
     let address = listener.local_addr()?;
@@ -169,8 +170,8 @@ pub async fn run(
 struct Service {
     config: Config,
     health: Health,
-    queue: redis::Client,
-    live: redis::Client,
+    queue: Redis,
+    live: Redis,
     history: Arc<History>,
     tasks: TaskTracker,
     /// Ends the tasks, after the last request.
@@ -183,7 +184,7 @@ impl Service {
         let Self { config, health, queue, live, history, tasks, stop_work } = self;
         let lane = Arc::new(Lane::new(config.shards));
         tasks.spawn({
-            let (lane, redis) = (Arc::clone(&lane), platform::redis::manager(live)?);
+            let (lane, redis) = (Arc::clone(&lane), live.connection()?);
             let (dependency, stop) = (health.dependency("live"), stop_work.clone());
             async move { lane.run(redis, dependency, stop).await }
         });
@@ -238,7 +239,7 @@ impl Service {
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
         let (appender, writer) = ingest::appender(
-            platform::redis::manager(queue)?,
+            queue.connection()?,
             config.shards,
             config.backlog_bytes_max,
             health.dependency("queue"),

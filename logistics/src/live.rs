@@ -9,6 +9,9 @@
 //! so that sending again or late does no harm. When Redis has lost its data, which its new epoch
 //! shows, everything in `sent` is sent again; a worker starts with the newest positions of the
 //! history in there, which also covers what a worker that died had acknowledged but not sent.
+//! A failover within a cluster keeps the epoch and may lose the last moments: there everything in
+//! `sent` of a shard goes out again after each failure of it, of which a failover has at least one
+//! for every worker, as frames go out every second.
 
 use std::{mem, time::Duration};
 
@@ -20,8 +23,8 @@ use contracts::{
 };
 use futures_util::TryStreamExt as _;
 use parking_lot::Mutex;
-use platform::health::Dependency;
-use redis::{RedisResult, Script, ScriptInvocation, aio::ConnectionManager};
+use platform::{health::Dependency, redis::Connection};
+use redis::{Cmd, RedisResult, Script, Value};
 use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -61,11 +64,21 @@ impl Shard {
         }
     }
 
-    /// Puts back what could not be sent, unless something newer waits by now.
-    fn put_back(&mut self, positions: Vec<Position>) {
+    /// Puts back what could not be sent, unless something newer waits by now; with `all` also
+    /// what was sent before.
+    fn put_back(&mut self, positions: Vec<Position>, all: bool) {
         for position in positions {
             self.sent.remove(&position.driver_id);
             self.offer(position);
+        }
+        if all {
+            self.send_again();
+        }
+    }
+
+    fn send_again(&mut self) {
+        for (driver_id, position) in mem::take(&mut self.sent) {
+            self.pending.entry(driver_id).or_insert(position);
         }
     }
 
@@ -83,9 +96,7 @@ impl Shard {
         let lost = lost && !crate::sabotage::is("no-resend");
         self.epoch = Some(epoch);
         if lost {
-            for (driver_id, position) in mem::take(&mut self.sent) {
-                self.pending.entry(driver_id).or_insert(position);
-            }
+            self.send_again();
         }
         lost
     }
@@ -127,13 +138,14 @@ impl Lane {
     /// Sends until `shutdown`, and then once more.
     pub async fn run(
         &self,
-        mut redis: ConnectionManager,
+        mut redis: Connection,
         dependency: Dependency,
         shutdown: CancellationToken,
     ) {
-        let script = Script::new(include_str!("live.lua"));
+        let text = include_str!("live.lua");
         #[cfg(feature = "sabotage")]
-        let script = crate::sabotage::live_script(script);
+        let text = &crate::sabotage::live_script(text);
+        let script = LiveScript { text, script: Script::new(text) };
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -164,8 +176,8 @@ impl Lane {
     /// Sends everything that waits; with `beat` every shard gets a frame.
     async fn flush(
         &self,
-        redis: &mut ConnectionManager,
-        script: &Script,
+        redis: &mut Connection,
+        script: &LiveScript<'_>,
         beat: bool,
     ) -> RedisResult<()> {
         let taken: Vec<Vec<Position>> = self.shards.lock().iter_mut().map(Shard::take).collect();
@@ -180,37 +192,37 @@ impl Lane {
         if calls.is_empty() {
             return Ok(());
         }
-        let mut pipeline = redis::pipe();
-        for (shard, positions) in &calls {
-            pipeline.invoke_script(&invocation(script, *shard as u16, positions));
-        }
-        let mut answers: RedisResult<Vec<(Vec<u8>, u64)>> = pipeline.query_async(redis).await;
-        if matches!(&answers, Err(error) if error.code() == Some("NOSCRIPT")) {
-            script.load_async(redis).await?;
-            answers = pipeline.query_async(redis).await;
-        }
-        let shard_numbers: Vec<usize> = calls.iter().map(|(shard, _)| *shard).collect();
-        match answers {
-            Ok(answers) => {
-                let moved: u64 = answers.iter().map(|(_, moved)| moved).sum();
-                metrics::counter!("gps_live_moved_total").increment(moved);
-                self.note_epochs(&shard_numbers, &answers);
-                Ok(())
-            }
-            Err(error) => {
-                let mut shards = self.shards.lock();
-                for (shard, positions) in taken.into_iter().enumerate() {
-                    shards[shard].put_back(positions);
+        let answers = script.call(redis, &calls).await;
+        let mut failed = vec![false; taken.len()];
+        let (mut moved, mut result) = (0, Ok(()));
+        let mut epochs = Vec::with_capacity(calls.len());
+        for ((shard, _), answer) in calls.iter().zip(answers) {
+            match answer {
+                Ok((epoch, count)) => {
+                    moved += count;
+                    epochs.push((*shard, epoch));
                 }
-                Err(error)
+                Err(error) => {
+                    failed[*shard] = true;
+                    result = Err(error);
+                }
             }
         }
+        metrics::counter!("gps_live_moved_total").increment(moved);
+        self.note_epochs(&epochs);
+        if result.is_err() {
+            let mut shards = self.shards.lock();
+            for (shard, positions) in taken.into_iter().enumerate().filter(|(at, _)| failed[*at]) {
+                shards[shard].put_back(positions, redis.is_cluster());
+            }
+        }
+        result
     }
 
-    fn note_epochs(&self, shard_numbers: &[usize], answers: &[(Vec<u8>, u64)]) {
+    fn note_epochs(&self, epochs: &[(usize, Vec<u8>)]) {
         let mut lost = false;
         let mut shards = self.shards.lock();
-        for (shard, (epoch, _)) in shard_numbers.iter().zip(answers) {
+        for (shard, epoch) in epochs {
             if let Ok(epoch) = <[u8; 8]>::try_from(epoch.as_slice()) {
                 lost |= shards[*shard].note_epoch(epoch);
             }
@@ -222,17 +234,61 @@ impl Lane {
     }
 }
 
-fn invocation<'a>(script: &'a Script, shard: u16, positions: &[Position]) -> ScriptInvocation<'a> {
-    let mut bytes = Vec::with_capacity(positions.len() * POSITION_LEN);
-    for position in positions {
-        bytes.extend_from_slice(&position.encode());
+/// The epoch, and how many positions moved.
+type Answer = RedisResult<(Vec<u8>, u64)>;
+
+/// `live.lua`, called by its hash where a server knows it and by its text where not.
+struct LiveScript<'a> {
+    text: &'a str,
+    script: Script,
+}
+
+impl LiveScript<'_> {
+    /// Calls it for shards; what each call answered.
+    async fn call(&self, redis: &mut Connection, calls: &[(usize, &[Position])]) -> Vec<Answer> {
+        let by_hash = |at: &usize| self.command("EVALSHA", self.script.get_hash(), calls[*at]);
+        let all: Vec<usize> = (0..calls.len()).collect();
+        let mut answers = send(redis, all.iter().map(by_hash)).await;
+        let is_unknown =
+            |answer: &Answer| answer.as_ref().is_err_and(|error| error.code() == Some("NOSCRIPT"));
+        let unknown: Vec<usize> = all.into_iter().filter(|at| is_unknown(&answers[*at])).collect();
+        if !unknown.is_empty() {
+            // Each master of a cluster learns it for itself.
+            let by_text = |at: &usize| self.command("EVAL", self.text, calls[*at]);
+            let again = send(redis, unknown.iter().map(by_text)).await;
+            for (at, answer) in unknown.into_iter().zip(again) {
+                answers[at] = answer;
+            }
+        }
+        answers
     }
-    let mut invocation = script.key(positions_key(shard));
-    invocation
-        .key(epoch_key(shard))
-        .key(frame_key(shard))
-        .arg(live_channel(shard))
-        .arg(uuid::Uuid::new_v4().as_u64_pair().0.to_be_bytes().as_slice())
-        .arg(bytes);
-    invocation
+
+    fn command(&self, name: &str, script: &str, (shard, positions): (usize, &[Position])) -> Cmd {
+        let shard = shard as u16;
+        let mut bytes = Vec::with_capacity(positions.len() * POSITION_LEN);
+        for position in positions {
+            bytes.extend_from_slice(&position.encode());
+        }
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(3).arg(positions_key(shard)).arg(epoch_key(shard));
+        command.arg(frame_key(shard)).arg(live_channel(shard));
+        command.arg(uuid::Uuid::new_v4().as_u64_pair().0.to_be_bytes().as_slice()).arg(bytes);
+        command
+    }
+}
+
+/// Sends commands together; what each answered.
+async fn send(redis: &mut Connection, commands: impl Iterator<Item = Cmd>) -> Vec<Answer> {
+    let mut pipeline = redis::pipe();
+    commands.for_each(|command| {
+        pipeline.add_command(command);
+    });
+    pipeline.ignore_errors();
+    match pipeline.query_async::<Vec<Value>>(redis).await {
+        Ok(answers) => answers
+            .into_iter()
+            .map(|answer| Ok(redis::from_redis_value(answer.extract_error()?)?))
+            .collect(),
+        Err(error) => vec![Err(error); pipeline.len()],
+    }
 }

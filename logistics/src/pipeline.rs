@@ -22,9 +22,9 @@ use contracts::{
 };
 use platform::{
     health::{Dependency, Health, Heartbeat},
+    redis::{Connection, Redis},
     stream::{self, Acker, Consumer, Entry, Options},
 };
-use redis::{Client, aio::ConnectionManager};
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
@@ -79,7 +79,7 @@ pub struct Batching {
 /// What the worker works with.
 pub struct Worker {
     /// The `queue` Redis.
-    pub queue: Client,
+    pub queue: Redis,
     /// Number of shard streams.
     pub shards: u16,
     /// Where rows go.
@@ -131,7 +131,7 @@ impl Worker {
             dependency: self.health.dependency("streams"),
             heartbeat: self.health.heartbeat("stream reader"),
         };
-        let control = platform::redis::manager(&self.queue)?;
+        let control = self.queue.connection()?;
         let (_, (), ()) = tokio::join!(
             reader.run(shutdown.clone()),
             writer.run(received),
@@ -462,7 +462,7 @@ fn record(rows: &[Row], written: Written, dead: usize) {
 }
 
 /// Trims every stream until `shutdown`, and tells what is left.
-async fn trim(mut control: ConnectionManager, streams: Vec<String>, shutdown: CancellationToken) {
+async fn trim(mut control: Connection, streams: Vec<String>, shutdown: CancellationToken) {
     let mut tick = tokio::time::interval(TRIM_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -480,7 +480,9 @@ async fn trim(mut control: ConnectionManager, streams: Vec<String>, shutdown: Ca
                 }
                 Err(error) => {
                     tracing::warn!(%error, stream = key, "trimming failed");
-                    break;
+                    if !control.is_cluster() {
+                        break;
+                    }
                 }
             }
         }

@@ -8,8 +8,11 @@
 use std::sync::LazyLock;
 
 use contracts::streams::HISTORY_GROUP;
-use platform::stream::{Acker, Entry};
-use redis::{Client, Pipeline, Script};
+use platform::{
+    redis::Redis,
+    stream::{Acker, Entry},
+};
+use redis::Pipeline;
 use sqlx::PgConnection;
 
 /// Whether this process breaks the promise of that name.
@@ -32,11 +35,11 @@ pub(crate) fn acknowledged(entries: &[Entry]) -> &[Entry] {
 }
 
 /// `group-at-end`: creates groups behind what waits in their streams.
-pub(crate) async fn group_at_end(queue: &Client, streams: &[String]) {
+pub(crate) async fn group_at_end(queue: &Redis, streams: &[String]) {
     if !is("group-at-end") {
         return;
     }
-    let Ok(mut queue) = platform::redis::manager(queue) else { return };
+    let Ok(mut queue) = queue.connection() else { return };
     for stream in streams {
         let mut create = redis::cmd("XGROUP");
         create.arg("CREATE").arg(stream).arg(HISTORY_GROUP).arg("$").arg("MKSTREAM");
@@ -68,11 +71,10 @@ pub(crate) async fn no_key(connection: &mut PgConnection) -> Result<(), sqlx::Er
 }
 
 /// `live-old-wins`: the script without its comparison.
-pub(crate) fn live_script(script: Script) -> Script {
+pub(crate) fn live_script(text: &str) -> String {
     const COMPARISON: &str = "not current[i] or newer(positions, at + 8, current[i])";
-    let text = include_str!("live.lua");
     assert!(text.contains(COMPARISON), "the script compares in other words now");
-    if is("live-old-wins") { Script::new(&text.replace(COMPARISON, "true")) } else { script }
+    if is("live-old-wins") { text.replace(COMPARISON, "true") } else { text.to_owned() }
 }
 
 /// `no-reload`: positions that were loaded after a gap are thrown away.

@@ -13,10 +13,11 @@ pub struct Config {
     /// PostgreSQL database of this service
     #[arg(long, env = "MENU_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Redis that all nodes share as a cache: allkeys-lru, may lose its data
+    /// Redis that all nodes share as a cache: allkeys-lru, may lose its data. One server
     #[arg(long, env = "REDIS_CACHE_URL", hide_env_values = true)]
     pub redis_cache_url: SecretString,
-    /// Redis with the streams, from which ratings are taken; without it none are shown
+    /// Redis with the streams, from which ratings are taken; without it none are shown. One server
+    /// or a cluster
     #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
     pub redis_queue_url: Option<SecretString>,
     /// Connections to PostgreSQL

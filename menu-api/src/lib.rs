@@ -141,7 +141,7 @@ pub async fn run(
     let publisher = Publisher::new(db.clone(), announcer.clone(), sweeper, tasks.clone());
     if let Some(url) = &config.redis_queue_url {
         let following = stream::follow(
-            platform::redis::client(url)?,
+            platform::redis::Redis::open(url)?,
             ratings::options(),
             Ratings::new(publisher.clone(), stop_work.clone()),
             health.dependency("queue"),

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use anyhow::ensure;
 use clap::{Args, Parser};
-use platform::{auth::AuthArgs, run::parse_duration, serve::HttpArgs};
+use platform::{auth::AuthArgs, redis::QueueArgs, run::parse_duration, serve::HttpArgs};
 use secrecy::SecretString;
 
 /// Settings of the service.
@@ -13,7 +13,8 @@ pub struct Config {
     /// PostgreSQL database of this service
     #[arg(long, env = "ORDER_DATABASE_URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// Redis with the streams: appendonly, appendfsync always, noeviction
+    /// Redis with the streams: appendonly, appendfsync always, noeviction. One server, or
+    /// redis-cluster://host:port,host:port,… for a cluster
     #[arg(long, env = "REDIS_QUEUE_URL", hide_env_values = true)]
     pub redis_queue_url: SecretString,
     /// Redis that copies of carts are kept in: allkeys-lru, may lose its data
@@ -82,6 +83,9 @@ pub struct Config {
     )]
     pub tracking_url: String,
 
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub queue: QueueArgs,
     #[command(flatten)]
     #[allow(missing_docs)]
     pub http: HttpArgs,

@@ -34,6 +34,7 @@ use platform::{
     health::Health,
     outbox::Relay,
     postgres,
+    redis::Redis,
     run::{drain, logged},
     stream,
 };
@@ -96,7 +97,7 @@ pub async fn run(
     platform::telemetry::metrics();
     let health = Health::new("order-api");
     let verifier = Verifier::load(&config.auth)?;
-    let queue = platform::redis::client(&config.redis_queue_url)?;
+    let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
     let connections = config.database_connections;
     let db = postgres::pool_that_yields(&config.database_url, "order-api", connections)?;
 
@@ -146,7 +147,7 @@ pub async fn run(
 struct Service {
     config: Config,
     health: Health,
-    queue: redis::Client,
+    queue: Redis,
     db: PgPool,
     /// Tells the relay of this process that there are new rows.
     wake: Arc<Notify>,

@@ -31,7 +31,7 @@ pub(crate) fn ring_later(placements: &[&Placement], written: &[Uuid]) {
 
 async fn ring(orders: &[Uuid]) -> anyhow::Result<()> {
     let url = std::env::var("REDIS_QUEUE_URL")?.into();
-    let mut queue = platform::redis::manager(&platform::redis::client(&url)?)?;
+    let mut queue = platform::redis::Redis::open(&url)?.connection()?;
     let mut pipeline = redis::pipe();
     for order in orders {
         let add = pipeline.cmd("XADD").arg(PAYMENTS_STREAM).arg("*");

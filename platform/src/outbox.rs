@@ -25,7 +25,10 @@
 //! - one relay of a database works at a time. Two of them, skipping each other's rows, would swap
 //!   what follows each other; the second waits for the day when the first is gone;
 //! - a batch is added whole or not at all, by MULTI. From a pipeline without it, a Redis that is
-//!   short of memory could refuse the first entry and take the second.
+//!   short of memory could refuse the first entry and take the second. On a cluster that holds for
+//!   each stream by itself, and order is promised within a stream only.
+//!
+//! Added means: answered by Redis, and by as many replicas as [`crate::redis::QueueArgs`] asks for.
 //!
 //! A relay that was frozen while it worked loses its turn after [`FROZEN_MAX_MS`]; when it thaws it
 //! adds what it had read, which is a stretch that is repeated.
@@ -35,7 +38,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use redis::{Client, RedisError, aio::ConnectionManager};
+use redis::RedisError;
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +46,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     health::{Dependency, Heartbeat},
     postgres::Session,
+    redis::{Connection, Redis},
 };
 
 /// About so many entries are added at once at most. Redis does nothing else meanwhile, for 1 ms.
@@ -106,7 +110,7 @@ pub enum RelayError {
 /// Moves rows of one database's outbox into streams.
 pub struct Relay {
     session: Session,
-    redis: ConnectionManager,
+    redis: Connection,
     wake: Arc<Notify>,
     dependency: Dependency,
     heartbeat: Heartbeat,
@@ -117,12 +121,12 @@ impl Relay {
     /// A relay that `wake` tells of new rows; `dependency` is the Redis with the streams.
     pub fn new(
         db: PgPool,
-        redis: &Client,
+        redis: &Redis,
         wake: Arc<Notify>,
         dependency: Dependency,
         heartbeat: Heartbeat,
     ) -> anyhow::Result<Self> {
-        let redis = crate::redis::manager(redis)?;
+        let redis = redis.connection()?;
         let session = Session::new(db);
         Ok(Self { session, redis, wake, dependency, heartbeat, counted_at: None })
     }
@@ -212,7 +216,7 @@ impl Relay {
                 pipeline.cmd("XADD").arg(stream).arg("*").arg(field).arg(payload);
             }
         }
-        let added: Vec<redis::Value> = pipeline.query_async(&mut self.redis).await?;
+        let added = self.redis.write(&pipeline).await?;
         self.dependency.up();
         #[cfg(feature = "sabotage")]
         crate::sabotage::point("relay");

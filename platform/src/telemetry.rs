@@ -69,7 +69,13 @@ impl Drop for TelemetryGuard {
 pub fn init(args: &LogArgs) -> TelemetryGuard {
     metrics();
     // A filter with a mistake in it loses that part, not the whole service.
-    let filter = EnvFilter::builder().parse_lossy(&args.log);
+    let mut filter = EnvFilter::builder().parse_lossy(&args.log);
+    if !args.log.contains("redis") {
+        // It calls every step of a failover an error; our own words for what follows are enough.
+        if let Ok(off) = "redis=off".parse() {
+            filter = filter.add_directive(off);
+        }
+    }
     // Colours are for people: a file of them is hard to search.
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let lines = tracing_subscriber::fmt::layer().with_ansi(colours).with_writer(std::io::stderr);

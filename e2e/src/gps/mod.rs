@@ -3,8 +3,11 @@
 //! A round starts its services, starts the load, makes its faults at seeded random moments and
 //! measures after each how long the whole way is interrupted. Then it ends the load, waits until
 //! things are quiet, runs every check, and stops the services in order.
+//!
+//! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
 mod kills;
+mod masters;
 mod rolling;
 mod stores;
 mod zombie;
@@ -14,6 +17,7 @@ use std::time::{Duration, Instant};
 pub(crate) use self::stores::destroy_groups;
 use anyhow::Context as _;
 
+use devstack::stack::StackArgs;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -50,6 +54,9 @@ pub(crate) struct Args {
     /// Three kills each, and shorter outages
     #[arg(long)]
     quick: bool,
+    /// On a Redis Cluster with two processes: kill masters, and measure workers
+    #[arg(long)]
+    cluster: bool,
     /// Only rounds whose name contains this; may be repeated
     #[arg(long)]
     only: Vec<String>,
@@ -73,6 +80,8 @@ enum Kind {
     Outage,
     Term,
     Zombie,
+    Master(masters::Fault),
+    Workers,
 }
 
 impl Kind {
@@ -89,8 +98,18 @@ impl Kind {
         Self::Zombie,
     ];
 
+    const ON_CLUSTER: [Self; 5] = [
+        Self::Master(masters::Fault::Kill),
+        Self::Master(masters::Fault::Freeze),
+        Self::Kill(kills::Victim::Logistics),
+        Self::Term,
+        Self::Workers,
+    ];
+
     fn name(self) -> &'static str {
         match self {
+            Self::Master(fault) => fault.name(),
+            Self::Workers => "workers",
             Self::Kill(victim) => victim.name(),
             Self::Flush => "flush-live",
             Self::Group => "destroy-group",
@@ -103,6 +122,8 @@ impl Kind {
 
     async fn run(self, plan: &Plan, round: &mut Round, rng: &mut StdRng) -> anyhow::Result<()> {
         match self {
+            Self::Master(fault) => masters::run(plan, fault, round, rng).await,
+            Self::Workers => masters::measure_workers(plan, round).await,
             Self::Kill(victim) => kills::run(plan, victim, round, rng).await,
             Self::Flush => stores::flush(plan, round, rng).await,
             Self::Group => stores::destroy_group(plan, round, rng).await,
@@ -121,7 +142,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let wanted = |kind: &Kind| {
         args.only.is_empty() || args.only.iter().any(|part| kind.name().contains(part.as_str()))
     };
-    let world = World::start(Programs::find()?, contracts::streams::SHARDS_DEFAULT, &[]).await?;
+    let (kinds, settings) = match args.cluster {
+        true => (&Kind::ON_CLUSTER[..], &[("REDIS_QUEUE_REPLICAS_MIN", "1")][..]),
+        false => (&Kind::ALL[..], &[][..]),
+    };
+    let stores = StackArgs { cluster: args.cluster, ..StackArgs::default() };
+    let shards = contracts::streams::SHARDS_DEFAULT;
+    let world = World::start_on(&stores, Programs::find()?, shards, settings).await?;
     let plan = Plan {
         world,
         load: Load { rate: args.rate, drivers: args.drivers, duration: LOAD_MAX },
@@ -130,7 +157,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     };
     let started = Instant::now();
     let mut rounds = Vec::new();
-    for (number, kind) in (0_u64..).zip(Kind::ALL) {
+    for (number, kind) in (0_u64..).zip(kinds.iter().copied()) {
         if !wanted(&kind) {
             continue;
         }
@@ -169,6 +196,9 @@ impl Plan {
     async fn heal(&self) -> anyhow::Result<()> {
         let stack = &self.world.stack;
         stack.postgres.resume();
+        if let Some(cluster) = &stack.cluster {
+            masters::heal(cluster).await?;
+        }
         for redis in [&stack.queue, &stack.live] {
             if redis.pid() == 0 {
                 redis.restart().await?;

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use contracts::streams::{HISTORY_GROUP, gps_stream};
+use platform::redis::Connection;
 use rand::rngs::StdRng;
-use redis::aio::MultiplexedConnection;
 
 use super::{Plan, random_ms};
 use crate::{
@@ -56,10 +56,7 @@ pub(super) async fn destroy_group(
 }
 
 /// Destroys the group of every shard.
-pub(crate) async fn destroy_groups(
-    mut queue: MultiplexedConnection,
-    shards: u16,
-) -> anyhow::Result<()> {
+pub(crate) async fn destroy_groups(mut queue: Connection, shards: u16) -> anyhow::Result<()> {
     let mut pipeline = redis::pipe();
     for shard in 0..shards {
         pipeline.cmd("XGROUP").arg("DESTROY").arg(gps_stream(shard)).arg(HISTORY_GROUP).ignore();
@@ -97,7 +94,7 @@ pub(super) async fn fill_queue(
     plan.conclude(round, load, &[&service], &[], rng).await
 }
 
-async fn limit_memory(queue: &mut MultiplexedConnection, bytes: u64) -> anyhow::Result<()> {
+async fn limit_memory(queue: &mut Connection, bytes: u64) -> anyhow::Result<()> {
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query_async::<()>(queue).await?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! What of the queue is not in the history yet.
 
 use contracts::streams::{HISTORY_GROUP, gps_stream};
-use redis::{Value, aio::ConnectionManager};
+use platform::redis::Connection;
+use redis::Value;
 
 /// As many waiting entries of a shard are counted one by one; beyond it Redis' own count will do.
 const LOOK_MAX: u64 = 100;
@@ -23,7 +24,7 @@ impl Backlog {
 }
 
 /// Reads all shards.
-pub(super) async fn read(queue: &mut ConnectionManager, shards: u16) -> anyhow::Result<Backlog> {
+pub(super) async fn read(queue: &mut Connection, shards: u16) -> anyhow::Result<Backlog> {
     let mut backlog = Backlog::default();
     for shard in 0..shards {
         let stream = gps_stream(shard);

@@ -20,9 +20,9 @@ use contracts::{
     streams::ORDER_EVENTS_STREAM,
 };
 use parking_lot::Mutex;
+use platform::redis::{Connection, Redis};
 use redis::{
-    AsyncCommands as _, Client, RedisResult,
-    aio::MultiplexedConnection,
+    AsyncCommands as _, RedisResult,
     streams::{StreamRangeReply, StreamReadOptions, StreamReadReply},
 };
 use rustc_hash::FxHashMap;
@@ -153,15 +153,15 @@ impl Payments {
 /// Reads the events of orders until `stop`.
 #[derive(Debug)]
 pub struct Follower {
-    client: Client,
-    connection: Option<MultiplexedConnection>,
+    redis: Redis,
+    connection: Option<Connection>,
     from: String,
 }
 
 impl Follower {
     /// From here on; what is older is read too when Redis cannot say where it stands.
-    pub async fn new(client: Client) -> Self {
-        let mut follower = Self { client, connection: None, from: "0-0".to_owned() };
+    pub async fn new(redis: Redis) -> Self {
+        let mut follower = Self { redis, connection: None, from: "0-0".to_owned() };
         if let Ok(Some(last)) = follower.last().await {
             follower.from = last;
         }
@@ -175,10 +175,10 @@ impl Follower {
         Ok(last.ids.into_iter().next().map(|entry| entry.id))
     }
 
-    async fn connection(&mut self) -> RedisResult<&mut MultiplexedConnection> {
+    async fn connection(&mut self) -> RedisResult<&mut Connection> {
         let open = match self.connection.take() {
             Some(open) => open,
-            None => platform::redis::blocking(&self.client, BLOCK + Duration::from_secs(2)).await?,
+            None => self.redis.blocking(BLOCK + Duration::from_secs(2)).await?,
         };
         Ok(self.connection.insert(open))
     }

@@ -133,7 +133,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
     });
     let settings = settings(args, &signer, customers, total);
     let follower = match &args.queue_url {
-        Some(url) => Some(Follower::new(platform::redis::client(url)?).await),
+        Some(url) => Some(Follower::new(platform::redis::Redis::open(url)?).await),
         None => None,
     };
 

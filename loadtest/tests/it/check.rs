@@ -63,7 +63,7 @@ impl World {
         ];
         let manager = |server: &RedisServer| {
             let url = server.url().into();
-            platform::redis::manager(&platform::redis::client(&url).unwrap()).unwrap()
+            platform::redis::Redis::open(&url).unwrap().connection().unwrap()
         };
         let stores = Stores {
             history,

@@ -95,6 +95,16 @@ impl World {
         }
     }
 
+    /// The services from here on use these as queue and live Redis, with settings of their own.
+    pub(crate) fn use_redis(&mut self, url: &str, flags: &[&str]) {
+        for pair in self.flags.chunks_exact_mut(2) {
+            if pair[0].starts_with("--redis-") {
+                url.clone_into(&mut pair[1]);
+            }
+        }
+        self.flags.extend(flags.iter().map(|flag| (*flag).to_owned()));
+    }
+
     /// Stores and a service that is ready.
     pub(crate) async fn start() -> Self {
         Self::start_with(Timescaledb::Auto, &[]).await

@@ -46,7 +46,7 @@ pub struct Worker<P> {
     /// The orders' database.
     pub db: PgPool,
     /// Where the stream is.
-    pub redis: redis::Client,
+    pub redis: platform::redis::Redis,
     /// Who is called.
     pub provider: Arc<P>,
     /// Shared with whoever shows it.

@@ -8,6 +8,7 @@
 //!
 //! Absent on purpose: no use in production, no TLS, no remote access, no shared instances.
 
+mod cluster;
 mod install;
 mod leftover;
 mod postgres;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 
+pub use self::cluster::{RedisCluster, Standing};
 pub use self::postgres::{PostgresOptions, PostgresServer, Timescaledb};
 use self::process::Account;
 pub use self::process::{Launch, Process};

@@ -21,6 +21,13 @@ const KILL_LIMIT: Duration = Duration::from_secs(5);
 const ABSENT: &str = "no redis-server or valkey-server found (looked in PATH, /usr/bin, Homebrew): \
     install it with `apt-get install redis-server`, `dnf install valkey` or `brew install redis`";
 
+const NO_PORT: &str = "no port on 127.0.0.1 stays free long enough to start Redis";
+
+/// Whether a start failed because somebody else took a port.
+pub(super) fn is_port_taken(error: &anyhow::Error) -> bool {
+    error.to_string() == NO_PORT
+}
+
 /// What a Redis is for. The roles are separate servers because their failure modes differ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RedisRole {
@@ -101,7 +108,7 @@ impl RedisServer {
                 result => return result.map(|()| server),
             }
         }
-        bail!("no port on 127.0.0.1 stays free long enough to start Redis")
+        bail!(NO_PORT)
     }
 
     /// The URL of the unix socket.
@@ -112,6 +119,16 @@ impl RedisServer {
     /// The URL of the same server over TCP on loopback.
     pub fn tcp_url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port.lock())
+    }
+
+    /// The port on loopback.
+    pub(super) fn port(&self) -> u16 {
+        *self.port.lock()
+    }
+
+    /// A setting that it was started with.
+    pub(super) fn setting(&self, name: &str) -> Option<&str> {
+        self.settings.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
     /// The process id; 0 while it does not run.

@@ -2,21 +2,22 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use redis::{RedisResult, aio::ConnectionManager};
+use redis::{RedisResult, Value};
 
 use super::{Entry, Held, Options, StreamId};
+use crate::redis::Connection;
 
 /// Acknowledges what a [`super::Consumer`] handed out.
 pub struct Acker {
     options: Arc<Options>,
-    control: ConnectionManager,
+    control: Connection,
     held: Held,
     /// Done with, but Redis does not know yet; by stream. No more than is held.
     due: Vec<Vec<StreamId>>,
 }
 
 impl Acker {
-    pub(super) fn new(options: Arc<Options>, control: ConnectionManager, held: Held) -> Self {
+    pub(super) fn new(options: Arc<Options>, control: Connection, held: Held) -> Self {
         let due = vec![Vec::new(); options.streams.len()];
         Self { options, control, held, due }
     }
@@ -32,20 +33,29 @@ impl Acker {
         if self.due.iter().all(Vec::is_empty) {
             return Ok(());
         }
-        let mut pipeline = redis::pipe();
+        let (mut pipeline, mut streams) = (redis::pipe(), Vec::new());
         for (stream, ids) in self.due.iter().enumerate().filter(|(_, ids)| !ids.is_empty()) {
             let ids: Vec<String> = ids.iter().map(StreamId::to_string).collect();
             let key = &self.options.streams[stream];
-            pipeline.cmd("XACK").arg(key).arg(self.options.group).arg(ids).ignore();
+            pipeline.cmd("XACK").arg(key).arg(self.options.group).arg(ids);
+            streams.push(stream);
         }
-        let () = pipeline.query_async(&mut self.control).await?;
+        // The masters of a cluster fail one by one: what the others know is done with.
+        pipeline.ignore_errors();
+        let answers: Vec<Value> = pipeline.query_async(&mut self.control).await?;
+        let mut result = Ok(());
         let mut held = self.held.lock();
-        for (held, due) in held.iter_mut().zip(&mut self.due) {
-            for id in due.drain(..) {
-                held.remove(&id);
+        for (stream, answer) in streams.into_iter().zip(answers) {
+            match answer.extract_error() {
+                Ok(_) => {
+                    for id in self.due[stream].drain(..) {
+                        held[stream].remove(&id);
+                    }
+                }
+                Err(error) => result = Err(error),
             }
         }
-        Ok(())
+        result
     }
 
     /// How many entries are handed out and not yet acknowledged.

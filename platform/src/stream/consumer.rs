@@ -7,29 +7,29 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{
-    Client, RedisResult, Value,
-    aio::{ConnectionManager, MultiplexedConnection},
-};
+use redis::{Cmd, RedisResult, Value};
 
-use super::{Acker, Entry, Held, Options, StreamId, entry, two, unexpected};
+use super::{Acker, Entry, Held, Options, StreamId, apart::Apart, entry, two, unexpected};
+use crate::redis::{Connection, Redis};
 
 /// Before the first entry of a stream.
-const START: &str = "0-0";
+pub(super) const START: &str = "0-0";
 /// XAUTOCLAIM's cursor when it has seen all; also where it begins.
 const END_OF_CLAIMS: &str = "0-0";
 
 /// A reader with a name of its own in the group.
 pub struct Consumer {
-    options: Arc<Options>,
-    client: Client,
-    reader: Option<MultiplexedConnection>,
+    pub(super) options: Arc<Options>,
+    redis: Redis,
+    reader: Option<Connection>,
+    /// Streams that no one command can read; `None` when one can.
+    pub(super) apart: Option<Apart>,
     /// Where to go on reading what is delivered to us and not held; `None` when there is nothing.
-    parked: Option<Vec<String>>,
+    pub(super) parked: Option<Vec<String>>,
     /// Where to go on looking for what other consumers left, by stream.
     claim_from: Vec<String>,
-    control: ConnectionManager,
-    name: String,
+    control: Connection,
+    pub(super) name: String,
     held: Held,
     renewed_at: Instant,
 }
@@ -37,13 +37,16 @@ pub struct Consumer {
 impl Consumer {
     /// A consumer whose name is unique for this process start, as a name that returned would
     /// inherit entries that nobody holds any more.
-    pub fn new(client: Client, options: Options) -> anyhow::Result<Self> {
+    pub fn new(redis: impl Into<Redis>, options: Options) -> anyhow::Result<Self> {
+        let redis = redis.into();
         let streams = options.streams.len();
+        let are_together = redis.are_together(&options.streams);
         Ok(Self {
             options: Arc::new(options),
-            control: crate::redis::manager(&client)?,
-            client,
+            control: redis.connection()?,
+            redis,
             reader: None,
+            apart: (!are_together).then(|| Apart::new(streams)),
             parked: None,
             claim_from: vec![START.to_owned(); streams],
             name: uuid::Uuid::now_v7().simple().to_string(),
@@ -98,20 +101,25 @@ impl Consumer {
         result
     }
 
-    fn all_from_start(&self) -> Vec<String> {
+    pub(super) fn all_from_start(&self) -> Vec<String> {
         vec![START.to_owned(); self.options.streams.len()]
     }
 
     /// The connection for reading; a new one makes sure of the group first.
-    async fn reader(&mut self) -> RedisResult<MultiplexedConnection> {
+    async fn reader(&mut self) -> RedisResult<Connection> {
         if let Some(reader) = &self.reader {
             return Ok(reader.clone());
         }
         // The answer may come as late as `block`, and then some for a busy server.
         let response_timeout = self.options.block + Duration::from_secs(2);
-        let mut reader = crate::redis::blocking(&self.client, response_timeout).await?;
-        for stream in &self.options.streams {
-            create_group(&mut reader, stream, self.options.group).await?;
+        let mut reader = self.redis.blocking(response_timeout).await?;
+        match &mut self.apart {
+            Some(apart) => apart.lose_all(),
+            None => {
+                for stream in &self.options.streams {
+                    create_group(&mut reader, stream, self.options.group).await?;
+                }
+            }
         }
         self.parked = Some(self.all_from_start());
         Ok(self.reader.insert(reader).clone())
@@ -121,7 +129,11 @@ impl Consumer {
         let mut reader = self.reader().await?;
         let new = vec![">".to_owned(); self.options.streams.len()];
         let block = wait.then_some(self.options.block);
-        let entries = self.read_from(&mut reader, &new, self.options.count, block).await?;
+        let entries = if self.apart.is_some() {
+            self.read_apart(&mut reader, &new, self.options.count, block).await?
+        } else {
+            self.read_from(&mut reader, &new, self.options.count, block).await?
+        };
         self.hold(&entries);
         Ok(entries)
     }
@@ -129,11 +141,18 @@ impl Consumer {
     async fn try_read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
         let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
-        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
+        let mut entries = if self.apart.is_some() {
+            self.read_apart(&mut reader, &from, count, None).await?
+        } else {
+            self.read_from(&mut reader, &from, count, None).await?
+        };
         for entry in &entries {
             from[entry.stream] = entry.id.to_string();
         }
-        self.parked = (!entries.is_empty()).then_some(from);
+        // A stream that came back meanwhile begins again.
+        if !entries.is_empty() && self.parked.is_none() {
+            self.parked = Some(from);
+        }
         {
             let held = self.held.lock();
             entries.retain(|entry| !held[entry.stream].contains(&entry.id));
@@ -144,7 +163,7 @@ impl Consumer {
 
     async fn read_from(
         &self,
-        reader: &mut MultiplexedConnection,
+        reader: &mut Connection,
         from: &[String],
         count: usize,
         block: Option<Duration>,
@@ -168,10 +187,7 @@ impl Consumer {
                 .iter()
                 .position(|stream| stream.as_bytes() == name)
                 .ok_or_else(|| unexpected("XREADGROUP"))?;
-            entries.reserve(items.len());
-            for item in items {
-                entries.push(entry(item, stream, field, 1)?);
-            }
+            take(items, stream, field, &mut entries)?;
         }
         Ok(entries)
     }
@@ -186,14 +202,27 @@ impl Consumer {
     async fn try_claim(&mut self) -> RedisResult<(Vec<Entry>, bool)> {
         self.reader().await?;
         let Options { streams, group, claim_idle, count, .. } = &*self.options;
-        let mut pipeline = redis::pipe();
-        for (key, from) in streams.iter().zip(&self.claim_from) {
+        let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
+        for (stream, (key, from)) in streams.iter().zip(&self.claim_from).enumerate() {
+            if self.apart.as_ref().is_some_and(|apart| apart.is_lost(stream)) {
+                continue;
+            }
+            asked.push(stream);
             pipeline.cmd("XAUTOCLAIM").arg(key).arg(group).arg(&self.name);
             pipeline.arg(claim_idle.as_millis() as u64).arg(from).arg("COUNT").arg(count);
         }
+        pipeline.ignore_errors();
         let replies: Vec<Value> = pipeline.query_async(&mut self.control).await?;
         let mut entries = Vec::new();
-        for (stream, reply) in replies.into_iter().enumerate() {
+        for (stream, reply) in asked.into_iter().zip(replies) {
+            let reply = match (reply.extract_error(), &mut self.apart) {
+                (Ok(reply), _) => reply,
+                (Err(error), Some(apart)) => {
+                    apart.lose(stream, &error);
+                    continue;
+                }
+                (Err(error), None) => return Err(error),
+            };
             // [cursor, entries, ids of entries that were deleted]: the third came with Redis 7.
             let Value::Array(parts) = reply else { return Err(unexpected("XAUTOCLAIM")) };
             let mut parts = parts.into_iter();
@@ -204,9 +233,7 @@ impl Consumer {
             };
             self.claim_from[stream] =
                 String::from_utf8(next).map_err(|_| unexpected("XAUTOCLAIM"))?;
-            for item in items {
-                entries.push(entry(item, stream, self.options.field, 1)?);
-            }
+            take(items, stream, self.options.field, &mut entries)?;
         }
         {
             // What this process already holds was only waiting here; it is no second delivery.
@@ -252,7 +279,7 @@ impl Consumer {
                 self.held.lock()[stream].iter().map(StreamId::to_string).collect();
             for ids in held.chunks(1_000) {
                 // JUSTID claims without counting a delivery.
-                let _: Value = redis::cmd("XCLAIM")
+                let renewed: RedisResult<Value> = redis::cmd("XCLAIM")
                     .arg(key)
                     .arg(self.options.group)
                     .arg(&self.name)
@@ -260,7 +287,15 @@ impl Consumer {
                     .arg(ids)
                     .arg("JUSTID")
                     .query_async(&mut self.control)
-                    .await?;
+                    .await;
+                match (renewed, &mut self.apart) {
+                    (Ok(_), _) => {}
+                    (Err(error), Some(apart)) => {
+                        apart.lose(stream, &error);
+                        break;
+                    }
+                    (Err(error), None) => return Err(error),
+                }
             }
         }
         Ok(())
@@ -274,21 +309,31 @@ impl Consumer {
     }
 }
 
-/// Creates the group at the very first entry; a group that exists is left as it is.
-async fn create_group(
-    connection: &mut MultiplexedConnection,
-    stream: &str,
-    group: &str,
+/// Reads the entries of one stream.
+pub(super) fn take(
+    items: Vec<Value>,
+    stream: usize,
+    field: &str,
+    entries: &mut Vec<Entry>,
 ) -> RedisResult<()> {
-    let created: RedisResult<()> = redis::cmd("XGROUP")
-        .arg("CREATE")
-        .arg(stream)
-        .arg(group)
-        .arg("0")
-        .arg("MKSTREAM")
-        .query_async(connection)
-        .await;
-    match created {
+    entries.reserve(items.len());
+    for item in items {
+        entries.push(entry(item, stream, field, 1)?);
+    }
+    Ok(())
+}
+
+/// Creates the group at the very first entry; a group that exists is left as it is.
+async fn create_group(connection: &mut Connection, stream: &str, group: &str) -> RedisResult<()> {
+    created(creating(stream, group).query_async(connection).await)
+}
+
+pub(super) fn creating(stream: &str, group: &str) -> Cmd {
+    redis::cmd("XGROUP").arg("CREATE").arg(stream).arg(group).arg("0").arg("MKSTREAM").take()
+}
+
+pub(super) fn created(answer: RedisResult<Value>) -> RedisResult<()> {
+    match answer.map(|_| ()) {
         Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
         other => other,
     }

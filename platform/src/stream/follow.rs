@@ -2,12 +2,15 @@
 
 use std::{fmt, time::Duration};
 
-use redis::{Client, RedisResult};
+use redis::RedisResult;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Acker, Consumer, Entry, Options};
-use crate::health::{Dependency, Heartbeat};
+use crate::{
+    health::{Dependency, Heartbeat},
+    redis::Redis,
+};
 
 /// Consumers that are gone are looked for this often.
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
@@ -56,7 +59,7 @@ pub trait Apply: Send + Sync {
 /// # Errors
 /// The client's settings cannot work.
 pub async fn follow<A: Apply>(
-    client: Client,
+    redis: impl Into<Redis>,
     options: Options,
     apply: A,
     dependency: Dependency,
@@ -64,7 +67,7 @@ pub async fn follow<A: Apply>(
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let (count, group) = (options.count, options.group);
-    let consumer = Consumer::new(client, options)?;
+    let consumer = Consumer::new(redis, options)?;
     let acker = consumer.acker();
     let mut follower = Follower {
         consumer,

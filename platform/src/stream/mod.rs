@@ -13,8 +13,12 @@
 //!
 //! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM, XGROUP CREATE
 //! and XTRIM, since a Redis that is out of memory refuses the rest. Dead letters are the caller's.
+//!
+//! **On a cluster** streams of one hash slot are read as on one server. Streams of several are
+//! asked for one by one (`apart.rs`), and a master that is away keeps nobody from the others.
 
 mod acker;
+mod apart;
 mod consumer;
 mod follow;
 mod trim;
@@ -80,7 +84,7 @@ pub struct Entry {
 /// What to read and how.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The streams, all read by one call.
+    /// The streams, read together.
     pub streams: Vec<String>,
     /// The consumer group.
     pub group: &'static str,

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use redis::{Client, ErrorKind, RedisResult, Value, aio::ConnectionManager};
+use redis::{ErrorKind, RedisResult, Value, aio::ConnectionLike};
 use tokio_util::sync::CancellationToken;
 
 use super::{StreamId, unexpected};
+use crate::redis::Redis;
 
 /// [`keep_trimmed`] trims this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
@@ -23,13 +24,13 @@ pub struct Trimmed {
 ///
 /// Never more: the order of the two questions matters. First how far each group has read, then
 /// what it has not acknowledged; an entry that is delivered in between lies above the first answer.
-pub async fn trim(control: &mut ConnectionManager, stream: &str) -> RedisResult<Trimmed> {
+pub async fn trim(control: &mut impl ConnectionLike, stream: &str) -> RedisResult<Trimmed> {
     trim_for(control, stream, &[]).await
 }
 
 /// [`trim()`], but nothing while one of these groups does not exist: it will want to read all.
 pub async fn trim_for(
-    control: &mut ConnectionManager,
+    control: &mut impl ConnectionLike,
     stream: &str,
     wanted: &[&str],
 ) -> RedisResult<Trimmed> {
@@ -103,11 +104,11 @@ pub async fn trim_for(
 /// # Errors
 /// The client's settings cannot work.
 pub async fn keep_trimmed(
-    client: Client,
+    redis: impl Into<Redis>,
     streams: Vec<(&'static str, &'static [&'static str])>,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut control = crate::redis::manager(&client)?;
+    let mut control = redis.into().connection()?;
     let mut tick = tokio::time::interval(TRIM_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_well = true;
@@ -129,7 +130,6 @@ pub async fn keep_trimmed(
                         tracing::warn!(%error, stream, "trimming failed, trying again");
                     }
                     is_well = false;
-                    break;
                 }
             }
         }

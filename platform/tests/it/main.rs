@@ -1,6 +1,8 @@
 //! The HTTP side of the platform through a real listener, and streams on real stores.
 
 mod access;
+#[cfg(feature = "stores")]
+mod cluster;
 #[cfg(target_os = "linux")]
 mod cost;
 mod extract;

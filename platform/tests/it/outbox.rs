@@ -56,7 +56,7 @@ impl World {
         let health = Health::new("test");
         Relay::new(
             self.db.clone(),
-            &redis::Client::open(self.redis.url()).unwrap(),
+            &redis::Client::open(self.redis.url()).unwrap().into(),
             Arc::clone(&self.wake),
             health.dependency("queue"),
             health.heartbeat("relay"),

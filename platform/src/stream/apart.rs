@@ -1,0 +1,173 @@
+//! Reading streams that no one command can name: those of several hash slots of a cluster.
+//!
+//! Redis refuses an XREADGROUP of several slots even when one master has them all, and a blocking
+//! one holds its connection. So each stream is asked for by a command of its own, all at once and
+//! without waiting, and again after a pause that grows while nothing comes: 16 idle streams cost
+//! the masters some hundred commands a second, and an entry waits up to [`PAUSE_MAX`].
+//!
+//! A stream that fails is lost to us until its group has been made sure of, which is tried every
+//! [`FIND_EVERY`]. What was in an answer that never came is then read as what is parked is.
+
+use std::time::{Duration, Instant};
+
+use redis::{RedisError, RedisResult, Value};
+
+use super::{
+    Consumer, Entry,
+    consumer::{START, created, creating, take},
+    two, unexpected,
+};
+use crate::redis::Connection;
+
+/// Between two looks when nothing came, doubled up to the second value.
+const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE_MAX: Duration = Duration::from_millis(16);
+/// Between two tries to reach a stream that is lost.
+const FIND_EVERY: Duration = Duration::from_millis(100);
+
+/// Which streams cannot be read just now.
+pub(super) struct Apart {
+    /// When to look for it again; `None` while it is there.
+    lost: Vec<Option<Instant>>,
+}
+
+impl Apart {
+    /// All of them are still to be found.
+    pub(super) fn new(streams: usize) -> Self {
+        Self { lost: vec![Some(Instant::now()); streams] }
+    }
+
+    /// For a new connection.
+    pub(super) fn lose_all(&mut self) {
+        self.lost.fill(Some(Instant::now()));
+    }
+
+    pub(super) fn lose(&mut self, stream: usize, error: &RedisError) {
+        if self.lost[stream].is_none() {
+            tracing::debug!(stream, %error, "a stream is away");
+            metrics::counter!("stream_losses_total").increment(1);
+        }
+        self.lost[stream] = Some(Instant::now() + FIND_EVERY);
+    }
+
+    pub(super) fn is_lost(&self, stream: usize) -> bool {
+        self.lost[stream].is_some()
+    }
+
+    /// Those that are lost and whose time has come.
+    fn due(&self) -> Vec<usize> {
+        let now = Instant::now();
+        let is_due = |stream: &usize| self.lost[*stream].is_some_and(|at| at <= now);
+        (0..self.lost.len()).filter(is_due).collect()
+    }
+}
+
+impl Consumer {
+    /// Entries from those streams that are there, at once or within `block`. An error only when
+    /// none of them is.
+    pub(super) async fn read_apart(
+        &mut self,
+        reader: &mut Connection,
+        from: &[String],
+        count: usize,
+        block: Option<Duration>,
+    ) -> RedisResult<Vec<Entry>> {
+        let until = Instant::now() + block.unwrap_or_default();
+        let mut pause = PAUSE;
+        loop {
+            let has_found = self.find(reader).await?;
+            let entries = self.read_each(reader, from, count).await?;
+            // What has been found may have something parked.
+            if has_found || !entries.is_empty() || Instant::now() >= until {
+                return Ok(entries);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// Makes sure of the groups of lost streams; whether one is back.
+    async fn find(&mut self, reader: &mut Connection) -> RedisResult<bool> {
+        let Some(apart) = &mut self.apart else { return Ok(false) };
+        let due = apart.due();
+        if due.is_empty() {
+            return Ok(false);
+        }
+        let mut pipeline = redis::pipe();
+        for stream in &due {
+            pipeline.add_command(creating(&self.options.streams[*stream], self.options.group));
+        }
+        pipeline.ignore_errors();
+        let answers: RedisResult<Vec<Value>> = pipeline.query_async(reader).await;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => {
+                due.iter().for_each(|stream| apart.lose(*stream, &error));
+                let are_all = (0..self.options.streams.len()).all(|stream| apart.is_lost(stream));
+                return if are_all { Err(error) } else { Ok(false) };
+            }
+        };
+        let mut found = Vec::new();
+        for (stream, answer) in due.into_iter().zip(answers) {
+            match created(answer.extract_error()) {
+                Ok(()) => {
+                    apart.lost[stream] = None;
+                    found.push(stream);
+                }
+                Err(error) => apart.lose(stream, &error),
+            }
+        }
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let mut parked = self.parked.take().unwrap_or_else(|| self.all_from_start());
+        for stream in found {
+            START.clone_into(&mut parked[stream]);
+        }
+        self.parked = Some(parked);
+        Ok(true)
+    }
+
+    async fn read_each(
+        &mut self,
+        reader: &mut Connection,
+        from: &[String],
+        count: usize,
+    ) -> RedisResult<Vec<Entry>> {
+        let Some(apart) = &mut self.apart else { return Ok(Vec::new()) };
+        let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
+        for (stream, (key, from)) in self.options.streams.iter().zip(from).enumerate() {
+            if !apart.is_lost(stream) {
+                asked.push(stream);
+                pipeline.cmd("XREADGROUP").arg("GROUP").arg(self.options.group).arg(&self.name);
+                pipeline.arg("COUNT").arg(count).arg("STREAMS").arg(key).arg(from);
+            }
+        }
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        pipeline.ignore_errors();
+        let answers: RedisResult<Vec<Value>> = pipeline.query_async(reader).await;
+        let answers = answers.inspect_err(|error| {
+            asked.iter().for_each(|stream| apart.lose(*stream, error));
+        })?;
+        let mut entries = Vec::new();
+        for (stream, answer) in asked.into_iter().zip(answers) {
+            match answer.extract_error() {
+                Ok(Value::Nil) => {}
+                Ok(answer) => take(items(answer)?, stream, self.options.field, &mut entries)?,
+                Err(error) => apart.lose(stream, &error),
+            }
+        }
+        Ok(entries)
+    }
+}
+
+/// What XREADGROUP has of its one stream.
+fn items(answer: Value) -> RedisResult<Vec<Value>> {
+    let Value::Array(streams) = answer else { return Err(unexpected("XREADGROUP")) };
+    match streams.into_iter().next().map(two).transpose()? {
+        Some([_, Value::Array(items)]) => Ok(items),
+        _ => Err(unexpected("XREADGROUP")),
+    }
+}

@@ -1,0 +1,238 @@
+//! Streams and the outbox on a real Redis Cluster that loses a master.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use platform::health::Health;
+use platform::outbox::Relay;
+use platform::redis::{Connection, QueueArgs, Redis};
+use platform::stores::{
+    PostgresOptions, PostgresServer, RedisCluster, RedisRole, Standing, Timescaledb,
+};
+use platform::stream::{Apply, Consumer, Entry, Later, Options, follow};
+use redis::Value;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::kit::DEADLINE;
+
+const STREAMS: u32 = 16;
+
+fn stream(number: u32) -> String {
+    format!("things:{{{number}}}")
+}
+
+async fn start(dir: &tempfile::TempDir) -> (RedisCluster, Redis) {
+    let cluster = RedisCluster::start(RedisRole::Queue, &dir.path().join("cluster")).await.unwrap();
+    let redis = Redis::open(&cluster.url().into()).unwrap();
+    (cluster, redis)
+}
+
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !holds().await {
+        assert!(start.elapsed() < DEADLINE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Adds one entry to each stream; which numbers were taken.
+async fn add(connection: &mut Connection, number: u32) -> Vec<u32> {
+    let mut pipeline = redis::pipe();
+    let numbers = (0..STREAMS).map(|at| number * STREAMS + at);
+    for (at, number) in numbers.clone().enumerate() {
+        pipeline.cmd("XADD").arg(stream(at as u32)).arg("*").arg("n").arg(number);
+    }
+    let answers = connection.write(&pipeline).await.unwrap_or_default();
+    let is_taken = |answer: &Value| matches!(answer, Value::BulkString(_));
+    numbers.zip(answers).filter(|(_, answer)| is_taken(answer)).map(|(number, _)| number).collect()
+}
+
+/// Remembers what it applied.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<u32>>>);
+
+impl Apply for Seen {
+    async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
+        let payload = |entry: &Entry| -> Option<u32> {
+            String::from_utf8(entry.payload.clone()?).ok()?.parse().ok()
+        };
+        self.0.lock().extend(entries.iter().filter_map(payload));
+        Ok(())
+    }
+}
+
+fn options(streams: Vec<String>) -> Options {
+    Options {
+        streams,
+        group: "test",
+        field: "n",
+        block: Duration::from_millis(200),
+        count: 10,
+        claim_idle: Duration::from_secs(1),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_replicas_confirmed_is_read_from_all_masters_also_after_a_failover() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
+    let (seen, stop, health) = (Seen::default(), CancellationToken::new(), Health::new("test"));
+    let following = tokio::spawn(follow(
+        redis.clone(),
+        options((0..STREAMS).map(stream).collect()),
+        seen.clone(),
+        health.dependency("queue"),
+        health.heartbeat("follower"),
+        stop.clone(),
+    ));
+    let mut connection = redis.connection().unwrap();
+    let mut taken = add(&mut connection, 0).await;
+    assert_eq!(taken.len(), STREAMS as usize, "all masters are well");
+
+    let victim = cluster.masters().await[0];
+    cluster.nodes()[victim].kill();
+    // The other masters go on by themselves.
+    let mut number = 1;
+    let more = add(&mut connection, number).await;
+    assert!(!more.is_empty() && more.len() < STREAMS as usize, "{more:?}");
+    taken.extend(more);
+    until("a replica takes over", async || cluster.masters().await.len() == 3).await;
+    let lonely = add(&mut connection, 100).await;
+    assert!(lonely.len() < STREAMS as usize, "the new master has no replica that could confirm");
+    cluster.nodes()[victim].restart().await.unwrap();
+    cluster.until_well().await.unwrap();
+    assert_eq!(cluster.standing(victim).await, Standing::Replica);
+    until("all streams take entries", async || {
+        number += 1;
+        let more = add(&mut connection, number).await;
+        taken.extend(&more);
+        more.len() == STREAMS as usize
+    })
+    .await;
+
+    until("everything that was confirmed is read", async || {
+        let seen = seen.0.lock();
+        taken.iter().all(|number| seen.contains(number))
+    })
+    .await;
+    stop.cancel();
+    following.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_consumer_left_or_parked_comes_back_from_every_master() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (_cluster, redis) = start(&dir).await;
+    let mut connection = redis.connection().unwrap();
+    assert_eq!(add(&mut connection, 0).await.len(), STREAMS as usize);
+    let options = options((0..STREAMS).map(stream).collect());
+
+    let mut first = Consumer::new(redis.clone(), options.clone()).unwrap();
+    let mut read = Vec::new();
+    until("the first consumer has all", async || {
+        read.extend(first.read(true).await.unwrap());
+        read.len() == STREAMS as usize
+    })
+    .await;
+    first.park(&read);
+    let mut again = Vec::new();
+    while first.has_parked() {
+        again.extend(first.read_parked(10).await.unwrap());
+    }
+    assert_eq!(again.len(), read.len());
+    drop(first);
+
+    let mut second = Consumer::new(redis.clone(), options).unwrap();
+    let mut acker = second.acker();
+    let mut claimed = Vec::new();
+    until("the second consumer has claimed all", async || {
+        claimed.extend(second.claim().await.unwrap().0);
+        let _ = second.read(false).await.unwrap();
+        claimed.len() == STREAMS as usize
+    })
+    .await;
+    assert!(claimed.iter().all(|entry| entry.deliveries >= 2), "{claimed:?}");
+    acker.ack(&claimed).await.unwrap();
+    assert_eq!(acker.held(), 0);
+    for at in 0..STREAMS {
+        let trimmed = platform::stream::trim(&mut connection, &stream(at)).await.unwrap();
+        assert_eq!((trimmed.trimmed, trimmed.left), (1, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_goes_on_after_a_failover_and_keeps_the_order_of_each_stream() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let options = PostgresOptions { timescaledb: Timescaledb::Off };
+    let place = dir.path().join("postgres");
+    let ((cluster, redis), postgres) =
+        tokio::join!(start(&dir), PostgresServer::start(&place, options));
+    let postgres = postgres.unwrap();
+    let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
+    postgres.create_database("things").await.unwrap();
+    let db = platform::postgres::pool(&postgres.url("things").into(), "test", 4).unwrap();
+    let table = "CREATE TABLE outbox (
+        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        stream text NOT NULL, field text NOT NULL, payloads text[] NOT NULL)";
+    sqlx::raw_sql(table).execute(&db).await.unwrap();
+    let insert = async |from: i32, to: i32| {
+        sqlx::query(
+            "INSERT INTO outbox (stream, field, payloads)
+             SELECT 'things:{' || number % 16 || '}', 'n', ARRAY[number::text]
+             FROM generate_series($1, $2) AS number",
+        )
+        .bind(from)
+        .bind(to)
+        .execute(&db)
+        .await
+        .unwrap();
+    };
+    let waiting = async || {
+        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM outbox");
+        count.fetch_one(&db).await.unwrap()
+    };
+    let (stop, health) = (CancellationToken::new(), Health::new("test"));
+    let relay = Relay::new(
+        db.clone(),
+        &redis,
+        Arc::new(Notify::new()),
+        health.dependency("queue"),
+        health.heartbeat("relay"),
+    );
+    let relaying = tokio::spawn(relay.unwrap().run(stop.clone()));
+
+    insert(0, 99).await;
+    until("the outbox is empty", async || waiting().await == 0).await;
+    let victim = cluster.masters().await[0];
+    cluster.nodes()[victim].kill();
+    insert(100, 199).await;
+    until("a replica takes over", async || cluster.masters().await.len() == 3).await;
+    assert!(waiting().await > 0, "rows stay until replicas have confirmed their entries");
+    cluster.nodes()[victim].restart().await.unwrap();
+    until("the outbox is empty again", async || waiting().await == 0).await;
+    stop.cancel();
+    relaying.await.unwrap();
+
+    let mut connection = redis.connection().unwrap();
+    for at in 0..STREAMS as i32 {
+        type Entries = Vec<(String, (String, i32))>;
+        let entries: Entries = redis::cmd("XRANGE")
+            .arg(stream(at as u32))
+            .arg("-")
+            .arg("+")
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        let mut first_times = Vec::new();
+        for (_, (_, number)) in entries {
+            if !first_times.contains(&number) {
+                first_times.push(number);
+            }
+        }
+        let expected: Vec<i32> = (0..200).filter(|number| number % 16 == at).collect();
+        assert_eq!(first_times, expected, "stream {at}");
+    }
+}
