@@ -332,11 +332,8 @@ pub(crate) const ROWS: &[Row] = &[
     },
 ];
 
-const WS: [Figure; 3] = [
-    goal("", PerSecond, 40_000.0, 80_000.0, |runs| best(runs, "/achieved_rate")),
-    ACCEPT,
-    DRAIN,
-];
+const WS: [Figure; 3] =
+    [goal("", PerSecond, 40_000.0, 80_000.0, |runs| best(runs, "/achieved_rate")), ACCEPT, DRAIN];
 
 /// 8 frames a second of each driver, above the usual limit: the sockets of more drivers do not fit
 /// into the file descriptors of a usual shell.
