@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-target}
 tools=$target/tools
 work=$target/flame
 names=("$@")
-[ $# -gt 0 ] || names=(single ws batch menu-hits orders-peak push)
+[ $# -gt 0 ] || names=(single ws batch menu-hits orders-peak)
 
 command -v perf >/dev/null || {
     echo "perf is missing: apt-get install linux-perf (Debian), linux-tools-generic (Ubuntu)" >&2
