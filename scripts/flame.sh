@@ -34,9 +34,12 @@ for name in "${names[@]}"; do
         ${PROGRAMS:+--programs "$PROGRAMS"}
     perf script --no-inline -i "$work/$name-1.perf" 2>"$work/$name.log" |
         inferno-collapse-perf >"$work/$name.folded" 2>>"$work/$name.log"
-    # What is narrower than a pixel or two is not drawn, which keeps the file small.
-    inferno-flamegraph --minwidth 0.15 --title "$name, $(git rev-parse --short HEAD)" \
-        --subtitle "$(grep -m1 -o 'devstack exec.*' "$work/$name.md")" \
-        "$work/$name.folded" >"benches/flame/$name.svg" 2>>"$work/$name.log"
+    # What is narrower than some percent is not drawn, which keeps the file below 300 KB.
+    for percent in 0.15 0.25 0.4 0.6; do
+        inferno-flamegraph --minwidth $percent --title "$name, $(git rev-parse --short HEAD)" \
+            --subtitle "$(grep -m1 -o 'devstack exec.*' "$work/$name.md")" \
+            "$work/$name.folded" >"benches/flame/$name.svg" 2>>"$work/$name.log"
+        [ "$(stat -c %s "benches/flame/$name.svg")" -gt 300000 ] || break
+    done
     echo "benches/flame/$name.svg: $(($(stat -c %s "benches/flame/$name.svg") / 1024)) KB"
 done
