@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, RedisError, RedisResult, Value};
 
 use super::{Acker, Entry, Held, Options, StreamId, apart::Apart, entry, two, unexpected};
 use crate::redis::{Connection, Redis};
@@ -129,11 +129,7 @@ impl Consumer {
         let mut reader = self.reader().await?;
         let new = vec![">".to_owned(); self.options.streams.len()];
         let block = wait.then_some(self.options.block);
-        let entries = if self.apart.is_some() {
-            self.read_apart(&mut reader, &new, self.options.count, block).await?
-        } else {
-            self.read_from(&mut reader, &new, self.options.count, block).await?
-        };
+        let entries = self.read_from(&mut reader, &new, self.options.count, block).await?;
         self.hold(&entries);
         Ok(entries)
     }
@@ -141,11 +137,7 @@ impl Consumer {
     async fn try_read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
         let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
-        let mut entries = if self.apart.is_some() {
-            self.read_apart(&mut reader, &from, count, None).await?
-        } else {
-            self.read_from(&mut reader, &from, count, None).await?
-        };
+        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
         for entry in &entries {
             from[entry.stream] = entry.id.to_string();
         }
@@ -162,6 +154,20 @@ impl Consumer {
     }
 
     async fn read_from(
+        &mut self,
+        reader: &mut Connection,
+        from: &[String],
+        count: usize,
+        block: Option<Duration>,
+    ) -> RedisResult<Vec<Entry>> {
+        match self.apart {
+            Some(_) => self.read_apart(reader, from, count, block).await,
+            None => self.read_together(reader, from, count, block).await,
+        }
+    }
+
+    /// All streams by one command.
+    async fn read_together(
         &self,
         reader: &mut Connection,
         from: &[String],
@@ -215,13 +221,12 @@ impl Consumer {
         let replies: Vec<Value> = pipeline.query_async(&mut self.control).await?;
         let mut entries = Vec::new();
         for (stream, reply) in asked.into_iter().zip(replies) {
-            let reply = match (reply.extract_error(), &mut self.apart) {
-                (Ok(reply), _) => reply,
-                (Err(error), Some(apart)) => {
-                    apart.lose(stream, &error);
+            let reply = match reply.extract_error() {
+                Ok(reply) => reply,
+                Err(error) => {
+                    self.lose(stream, error)?;
                     continue;
                 }
-                (Err(error), None) => return Err(error),
             };
             // [cursor, entries, ids of entries that were deleted]: the third came with Redis 7.
             let Value::Array(parts) = reply else { return Err(unexpected("XAUTOCLAIM")) };
@@ -274,30 +279,34 @@ impl Consumer {
             return Ok(());
         }
         self.renewed_at = Instant::now();
-        for (stream, key) in self.options.streams.iter().enumerate() {
+        let options = Arc::clone(&self.options);
+        for (stream, key) in options.streams.iter().enumerate() {
             let held: Vec<String> =
                 self.held.lock()[stream].iter().map(StreamId::to_string).collect();
             for ids in held.chunks(1_000) {
                 // JUSTID claims without counting a delivery.
                 let renewed: RedisResult<Value> = redis::cmd("XCLAIM")
                     .arg(key)
-                    .arg(self.options.group)
+                    .arg(options.group)
                     .arg(&self.name)
                     .arg(0)
                     .arg(ids)
                     .arg("JUSTID")
                     .query_async(&mut self.control)
                     .await;
-                match (renewed, &mut self.apart) {
-                    (Ok(_), _) => {}
-                    (Err(error), Some(apart)) => {
-                        apart.lose(stream, &error);
-                        break;
-                    }
-                    (Err(error), None) => return Err(error),
+                if let Err(error) = renewed {
+                    self.lose(stream, error)?;
+                    break;
                 }
             }
         }
+        Ok(())
+    }
+
+    /// A stream that fails is lost alone where streams are apart; together they fail together.
+    fn lose(&mut self, stream: usize, error: RedisError) -> RedisResult<()> {
+        let Some(apart) = &mut self.apart else { return Err(error) };
+        apart.lose(stream, &error);
         Ok(())
     }
 
