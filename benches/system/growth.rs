@@ -15,10 +15,7 @@ use loadtest::{
     client::{Caller, Target},
     pace::{parse_duration, parse_rate},
 };
-use platform::{
-    auth::{Role, Signer},
-    stores::{Launch, Process},
-};
+use platform::stores::{Launch, Process};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -28,6 +25,7 @@ use crate::{
     observe::var,
     print,
     row::thousands,
+    service::admin,
 };
 
 /// Routes that are read, each of another driver and day.
@@ -147,9 +145,7 @@ fn log() -> anyhow::Result<PathBuf> {
 /// Reads whole days of drivers through the API; answers p50, p99 and the largest time in ms, and
 /// how many answers did not have all points.
 async fn routes(filled: &Filled) -> anyhow::Result<([f64; 3], usize)> {
-    let key = PathBuf::from(var("AUTH_SIGNING_KEY_FILE")?);
-    let signer = Signer::load(&key, "swift-eats", "swift-eats")?;
-    let token = signer.access(Role::Admin, 1, &[], Duration::from_secs(3_600));
+    let token = admin()?;
     let mut caller = Caller::new(Target::parse(&var("LOGISTICS_URL")?)?);
     let mut rng = StdRng::seed_from_u64(1);
     let (mut times_ms, mut wrong) = (Vec::with_capacity(ROUTES), 0);

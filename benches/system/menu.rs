@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use crate::{
     observe::{self, var},
-    service::{Service, processes},
+    service::{Service, auth, processes},
 };
 
 /// Settings of `bench-system menu`.
@@ -70,10 +70,7 @@ async fn import(args: &Args) -> anyhow::Result<()> {
 }
 
 async fn menu_api(args: &[&str]) -> anyhow::Result<()> {
-    let launch = Launch::new("menu-api").args(args.iter().copied()).envs([
-        ("AUTH_ISSUER", "swift-eats".to_owned()),
-        ("AUTH_AUDIENCE", "swift-eats".to_owned()),
-    ]);
+    let launch = Launch::new("menu-api").args(args.iter().copied()).envs(auth());
     let status = Process::spawn(&launch)?.wait().await;
     anyhow::ensure!(status.success(), "menu-api {} failed: {status}", args.join(" "));
     Ok(())

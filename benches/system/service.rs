@@ -1,13 +1,18 @@
 //! Services as processes of their own.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use loadtest::client::{Caller, Target};
-use platform::stores::{Launch, Process, Signal};
+use platform::{
+    auth::{Role, Signer},
+    stores::{Launch, Process, Signal},
+};
 
 use crate::observe::{self, var};
 
+/// Issuer and audience of the tokens of `devstack exec`.
+const NAME: &str = "swift-eats";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A service ends within 15 s of the request to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -36,11 +41,10 @@ impl Service {
             None => command.to_vec(),
         };
         let (program, args) = words.split_first().context("no service")?;
-        let launch = Launch::new(*program).args(args.iter().copied()).death_signal("TERM").envs([
-            (listen, address.to_string()),
-            ("AUTH_ISSUER", "swift-eats".to_owned()),
-            ("AUTH_AUDIENCE", "swift-eats".to_owned()),
-        ]);
+        let launch = Launch::new(*program)
+            .args(args.iter().copied())
+            .death_signal("TERM")
+            .envs([(listen, address.to_string())].into_iter().chain(auth()));
         let target = Target::parse(&format!("http://{address}"))?;
         Ok(Self { process: Process::spawn(&launch)?, target })
     }
@@ -83,6 +87,18 @@ impl Drop for Service {
     fn drop(&mut self) {
         self.process.signal(Signal::TERM);
     }
+}
+
+/// What a service has to be told about the tokens of `devstack exec`.
+pub(crate) fn auth() -> [(&'static str, String); 2] {
+    [("AUTH_ISSUER", NAME.to_owned()), ("AUTH_AUDIENCE", NAME.to_owned())]
+}
+
+/// A token that may see everything.
+pub(crate) fn admin() -> anyhow::Result<String> {
+    let key = PathBuf::from(var("AUTH_SIGNING_KEY_FILE")?);
+    let signer = Signer::load(&key, NAME, NAME)?;
+    Ok(signer.access(Role::Admin, 1, &[], Duration::from_secs(3_600)))
 }
 
 /// Starts logistics with all that it does.

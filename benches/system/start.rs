@@ -8,14 +8,15 @@ use std::{
 
 use anyhow::Context as _;
 use loadtest::client::{Caller, Target};
-use platform::{
-    auth::{Role, Signer},
-    stores::{Launch, Process},
-};
+use platform::stores::{Launch, Process};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
-use crate::{observe::var, print, service::start_logistics};
+use crate::{
+    observe::var,
+    print,
+    service::{admin, start_logistics},
+};
 
 /// Fixes per second that make the positions.
 const FILL_RATE: u32 = 5_000;
@@ -49,9 +50,7 @@ struct Start {
 
 /// Answers 1, as an exit code, when a position was missing.
 pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
-    let key = PathBuf::from(var("AUTH_SIGNING_KEY_FILE")?);
-    let signer = Signer::load(&key, "swift-eats", "swift-eats")?;
-    let token = signer.access(Role::Admin, 1, &[], Duration::from_secs(3_600));
+    let token = admin()?;
 
     let service = start_logistics().await?;
     service.ready().await?;

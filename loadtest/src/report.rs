@@ -8,10 +8,12 @@ use serde::Serialize;
 use crate::check::{Backlog, Findings};
 
 mod comparison;
+mod file;
 mod text;
 mod threshold;
 
 pub(crate) use comparison::Comparison;
+pub(crate) use file::{write, write_summary};
 pub(crate) use threshold::judge;
 pub use threshold::{Threshold, ThresholdResult};
 
@@ -198,11 +200,7 @@ impl Summary {
         {
             failures.push(format!("{behind} watchers did not get their driver's newest position"));
         }
-        let lapsed = self.thresholds.iter().filter(|threshold| !threshold.passed);
-        failures.extend(lapsed.map(|threshold| match threshold.value {
-            Some(value) => format!("{} is {value}", threshold.threshold),
-            None => format!("{} was not measured", threshold.threshold),
-        }));
+        failures.extend(self.thresholds.iter().filter_map(ThresholdResult::lapse));
         failures
     }
 }

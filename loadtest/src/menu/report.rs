@@ -175,11 +175,7 @@ impl Summary {
             let examples = self.check.examples.join("; ");
             failures.push(format!("{} answers are wrong: {examples}", self.violations));
         }
-        let lapsed = self.thresholds.iter().filter(|threshold| !threshold.passed);
-        failures.extend(lapsed.map(|threshold| match threshold.value {
-            Some(value) => format!("{} is {value}", threshold.threshold),
-            None => format!("{} was not measured", threshold.threshold),
-        }));
+        failures.extend(self.thresholds.iter().filter_map(ThresholdResult::lapse));
         failures
     }
 

@@ -184,11 +184,7 @@ impl Summary {
         if !self.check.is_good() {
             failures.push(format!("the check failed: {}", self.check.examples.join("; ")));
         }
-        let lapsed = self.thresholds.iter().filter(|threshold| !threshold.passed);
-        failures.extend(lapsed.map(|threshold| match threshold.value {
-            Some(value) => format!("{} is {value}", threshold.threshold),
-            None => format!("{} was not measured", threshold.threshold),
-        }));
+        failures.extend(self.thresholds.iter().filter_map(ThresholdResult::lapse));
         failures
     }
 

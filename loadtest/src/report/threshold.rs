@@ -26,6 +26,18 @@ pub struct ThresholdResult {
     pub passed: bool,
 }
 
+impl ThresholdResult {
+    /// What is wrong, in words; `None` when it held.
+    pub(crate) fn lapse(&self) -> Option<String> {
+        let Self { threshold, value, passed } = self;
+        let wrong = || match value {
+            Some(value) => format!("{threshold} is {value}"),
+            None => format!("{threshold} was not measured"),
+        };
+        (!passed).then(wrong)
+    }
+}
+
 /// Longer signs first: `<=` starts with `<`.
 const SIGNS: [(&str, Comparison); 6] = [
     ("<=", Comparison::AtMost),

@@ -22,6 +22,7 @@ use super::{
 use crate::{
     cpu::{self, Processes, Usage},
     progress::Progress,
+    report::{write, write_summary},
     scenario::{BadUsage, System},
 };
 
@@ -124,9 +125,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Done>
         cpu = reading.await.context("the CPU time cannot be read")?;
     }
     let summary = Summary::new(&outcome?, cpu, calibration);
-    if let Some(path) = &args.summary {
-        write(path, &(serde_json::to_string_pretty(&summary)? + "\n"))?;
-    }
+    write_summary(args.summary.as_deref(), &summary)?;
     if let Some(path) = &args.html {
         write(path, &summary.to_html()?)?;
     }
@@ -139,10 +138,6 @@ fn writable(path: &Path) -> Result<(), BadUsage> {
     let is_folder = folder.is_none_or(Path::is_dir) && !path.is_dir();
     let message = || BadUsage(format!("{} cannot be written", path.display()));
     if is_folder { Ok(()) } else { Err(message()) }
-}
-
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn say(text: &str) {

@@ -2,7 +2,6 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
 use platform::auth::{Role, Signer};
 use secrecy::SecretString;
 
@@ -12,7 +11,7 @@ use crate::{
     cpu::Processes,
     pace::{parse_duration, parse_share},
     plan::Drivers,
-    report::{Summary, Threshold},
+    report::{Summary, Threshold, write_summary},
     send::Transport,
 };
 
@@ -189,11 +188,7 @@ impl Common {
     /// Judges the thresholds and writes the summary.
     pub(super) fn conclude(&self, mut summary: Summary) -> anyhow::Result<Summary> {
         summary.judge(&self.thresholds);
-        if let Some(path) = &self.summary {
-            let json = serde_json::to_string_pretty(&summary)?;
-            std::fs::write(path, json + "\n")
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
+        write_summary(self.summary.as_deref(), &summary)?;
         Ok(summary)
     }
 }

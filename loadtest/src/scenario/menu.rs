@@ -38,7 +38,7 @@ use crate::{
     },
     pace::{even_total, parse_duration, parse_rate, parse_share},
     progress::Progress,
-    report::Threshold,
+    report::{Threshold, write_summary},
     send::Live,
 };
 
@@ -185,11 +185,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
             .map(|(after, before)| per_request(after.saturating_sub(before).as_micros() as u64));
     }
     summary.judge(&args.thresholds);
-    if let Some(path) = &args.summary {
-        let json = serde_json::to_string_pretty(&summary)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write_summary(args.summary.as_deref(), &summary)?;
     Ok(summary)
 }
 

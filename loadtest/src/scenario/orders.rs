@@ -38,7 +38,7 @@ use crate::{
     },
     pace::{Clock, even_due_us, even_total, parse_duration, parse_rate, parse_share, wall_us},
     progress::Progress,
-    report::{Percentiles, Threshold},
+    report::{Percentiles, Threshold, write_summary},
     send::{Live, histogram},
 };
 
@@ -195,11 +195,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
     }
     check(args, admin, &baskets, &outcome, clock, &mut summary).await?;
     summary.judge(&args.thresholds);
-    if let Some(path) = &args.summary {
-        let json = serde_json::to_string_pretty(&summary)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write_summary(args.summary.as_deref(), &summary)?;
     Ok(summary)
 }
 

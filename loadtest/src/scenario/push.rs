@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 use super::{BadUsage, Meter, common::System};
 use crate::{
     client::Target,
-    menu::report::CpuSplit,
+    menu::report::{CpuSplit, percentiles},
     pace::{Clock, Ticker, even_due_us, parse_duration, parse_rate, wall_us},
     plan::{Drivers, on_circle},
-    report::{Percentiles, Threshold, ThresholdResult, judge},
+    report::{Percentiles, Threshold, ThresholdResult, judge, write_summary},
     sockets::{self, Watchers},
 };
 
@@ -171,11 +171,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
     };
     summary.behind = pushes.newest_us.iter().enumerate().filter(|one| behind(*one)).count();
     summary.judge(&args.thresholds);
-    if let Some(path) = &args.summary {
-        let json = serde_json::to_string_pretty(&summary)?;
-        std::fs::write(path, json + "\n")
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
+    write_summary(args.summary.as_deref(), &summary)?;
     Ok(summary)
 }
 
@@ -284,11 +280,7 @@ impl Summary {
         if self.behind > 0 {
             failures.push(format!("{} sockets did not get the newest position", self.behind));
         }
-        let lapsed = self.thresholds.iter().filter(|threshold| !threshold.passed);
-        failures.extend(lapsed.map(|threshold| match threshold.value {
-            Some(value) => format!("{} is {value}", threshold.threshold),
-            None => format!("{} was not measured", threshold.threshold),
-        }));
+        failures.extend(self.thresholds.iter().filter_map(ThresholdResult::lapse));
         failures
     }
 
@@ -315,14 +307,8 @@ impl Summary {
                 ),
             ));
         }
-        if let Some(p) = self.push_ms {
-            let Percentiles { p50, p95, p99, max, count } = p;
-            lines.push((
-                "published to socket",
-                format!(
-                    "p50 {p50:.2} ms, p95 {p95:.2}, p99 {p99:.2}, max {max:.2} ({count} values)"
-                ),
-            ));
+        if let Some(p) = &self.push_ms {
+            lines.push(("published to socket", percentiles(p)));
         }
         if let Some(split) = self.cpu_split_us {
             let CpuSplit { service, redis, postgres } = split;
