@@ -14,7 +14,7 @@ target=${CARGO_TARGET_DIR:-target}
 tools=$target/tools
 work=$target/flame
 names=("$@")
-[ $# -gt 0 ] || names=(single ws batch menu-hits orders-peak)
+[ $# -gt 0 ] || names=(single ws batch push menu-hits orders-peak)
 
 command -v perf >/dev/null || {
     echo "perf is missing: apt-get install linux-perf (Debian), linux-tools-generic (Ubuntu)" >&2
@@ -30,8 +30,10 @@ fi
 mkdir -p "$work" benches/flame
 for name in "${names[@]}"; do
     rm -f "$work"/*.perf
-    "$target/release/bench-system" --only "^$name\$" --perf "$work" --out "$work/$name.md" \
-        ${PROGRAMS:+--programs "$PROGRAMS"}
+    # Ten thousand orders and sockets come before their load.
+    case $name in push | device-socket | sockets) after=50 ;; *) after=8 ;; esac
+    "$target/release/bench-system" --only "^$name\$" --perf "$work" --perf-after "$after" \
+        --out "$work/$name.md" ${PROGRAMS:+--programs "$PROGRAMS"}
     perf script --no-inline -i "$work/$name-1.perf" 2>"$work/$name.log" |
         inferno-collapse-perf >"$work/$name.folded" 2>>"$work/$name.log"
     # What is narrower than some percent is not drawn, which keeps the file below 300 KB.

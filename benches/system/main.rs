@@ -17,6 +17,7 @@ mod run;
 mod service;
 mod start;
 mod versions;
+mod yardstick;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -72,6 +73,9 @@ struct TableArgs {
     /// Record the services by `perf record` into this folder; only the first run of each row
     #[arg(long, value_name = "DIR")]
     perf: Option<PathBuf>,
+    /// Seconds into a run when `--perf` begins: after the warm-up, and what is set up before it
+    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
+    perf_after: u32,
 }
 
 #[derive(clap::Subcommand)]

@@ -12,11 +12,12 @@ use crate::print;
 pub(crate) const FILES: &str = "BENCH_SYSTEM_FILES";
 /// The file that `perf record` is to write.
 pub(crate) const PERF: &str = "BENCH_SYSTEM_PERF";
+/// And when it is to begin, in seconds.
+pub(crate) const PERF_AFTER: &str = "BENCH_SYSTEM_PERF_AFTER";
 /// The processes under test, as loadtest reads them.
 pub(crate) const PROCESSES: &str = "DEVSTACK_PROCESSES";
 
-/// Before and while it records: after the warm-up, before the end of the shortest run.
-const PERF_AFTER: Duration = Duration::from_secs(8);
+/// How long it records: less than the shortest run takes after its warm-up.
 const PERF_SECONDS: &str = "8";
 /// Samples a second and core, no divisor of the services' ticks.
 const PERF_HZ: &str = "199";
@@ -70,7 +71,8 @@ pub(crate) async fn run(
 /// The services have no frame pointers, so that the stacks themselves are recorded and unwound
 /// later by the unwinding tables that every Rust program has.
 async fn record(pids: &[u32], file: PathBuf) -> anyhow::Result<()> {
-    tokio::time::sleep(PERF_AFTER).await;
+    let after = var(PERF_AFTER)?.parse().context("BENCH_SYSTEM_PERF_AFTER is no number")?;
+    tokio::time::sleep(Duration::from_secs(after)).await;
     let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
     let args = ["record", "--quiet", "-F", PERF_HZ, "--call-graph", "dwarf,16384", "-p"];
     let launch = Launch::new("perf").args(args).args([

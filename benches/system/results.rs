@@ -40,7 +40,7 @@ impl Results {
     fn write(&self) -> anyhow::Result<()> {
         let mut text = self.head.clone();
         text.push_str(
-            "\n| path | bar | aim | measured | CPU | met? |\n|---|---|---|---|---|---|\n",
+            "\n| path | bar | aim | measured | CPU | machine | met? |\n|---|---|---|---|---|---|---|\n",
         );
         for (row, outcome) in &self.rows {
             text.push_str(&line(row, outcome));
@@ -62,12 +62,13 @@ fn line(row: &Row, outcome: &Outcome) -> String {
         (true, met @ (Met::Nothing | Met::Aim | Met::Bar | Met::No)) => met.text(),
     };
     format!(
-        "| {} | {} | {} | {} | {} | {met} |\n",
+        "| {} | {} | {} | {} | {} | {} | {met} |\n",
         row.path,
         row.bounds(|figure| figure.bar),
         row.bounds(|figure| figure.aim),
         row.measured(&outcome.summaries),
         cpu(&outcome.summaries),
+        outcome.machine,
     )
 }
 
@@ -89,7 +90,10 @@ fn head(settings: &Settings) -> anyhow::Result<String> {
          Load average before: {}.\n{quick}\n\
          \"bar\" is what must be reached and \"aim\" what we are after; CPU is that of all services, \
          Redis and PostgreSQL for each event, request, order or message, one figure a run. Of a row \
-         with two runs the better rate counts. The commands below repeat each row with the programs \
+         with two runs the better rate counts. \"machine\" is how fast it was just before the row, as \
+         shared machines differ from hour to hour: CPU of a byte's round trip between two threads over \
+         loopback, and the time to hash a megabyte by FNV-1a. Divide by the first before comparing \
+         rows of other days. The commands below repeat each row with the programs \
          of `make build` on the path: `PATH=$PWD/target/release:$PATH`.\n",
         chrono::Utc::now().format("%Y-%m-%d %H:%M UTC"),
         commit(),

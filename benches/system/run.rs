@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     TableArgs, observe, print,
     row::{Around, Row, Run},
+    yardstick::Yardstick,
 };
 
 const ROWS: u64 = 50_000_000;
@@ -27,11 +28,13 @@ pub(crate) struct Settings {
     rows: u64,
     trace: Option<PathBuf>,
     perf: Option<PathBuf>,
+    perf_after: u32,
 }
 
 /// What came of a row's runs.
-#[derive(Default)]
 pub(crate) struct Outcome {
+    /// The machine just before.
+    pub(crate) machine: Yardstick,
     /// One for each run; null for a run that has none.
     pub(crate) summaries: Vec<Value>,
     /// Commands, each with what it told.
@@ -63,6 +66,7 @@ impl Settings {
             rows: args.rows.unwrap_or(if args.quick { ROWS_QUICK } else { ROWS }),
             trace: args.trace.clone(),
             perf: perf.transpose()?,
+            perf_after: args.perf_after,
         })
     }
 
@@ -113,7 +117,12 @@ impl Settings {
 
 /// Makes all runs of a row. A run that fails is told and stops nothing.
 pub(crate) fn row(settings: &Settings, row: &Row) -> anyhow::Result<Outcome> {
-    let mut outcome = Outcome { is_correct: true, ..Outcome::default() };
+    let mut outcome = Outcome {
+        machine: Yardstick::take().context("the machine's speed cannot be measured")?,
+        summaries: Vec::new(),
+        texts: Vec::new(),
+        is_correct: true,
+    };
     let runs = if settings.perf.is_some() { 1 } else { row.runs.len() };
     for (at, run) in row.runs.iter().take(runs).enumerate() {
         let name = format!("{}-{}", row.name, at + 1);
@@ -146,6 +155,7 @@ fn one(
     command.env(observe::FILES, &settings.raw);
     if let Some(perf) = &settings.perf {
         command.env(observe::PERF, perf.join(format!("{name}.perf")));
+        command.env(observe::PERF_AFTER, settings.perf_after.to_string());
     }
     let mut child = command
         .stdout(Stdio::piped())
