@@ -29,12 +29,14 @@ const FIND_EVERY: Duration = Duration::from_millis(100);
 pub(super) struct Apart {
     /// When to look for it again; `None` while it is there.
     lost: Vec<Option<Instant>>,
+    /// Why one was lost, the last time.
+    failure: Option<RedisError>,
 }
 
 impl Apart {
     /// All of them are still to be found.
     pub(super) fn new(streams: usize) -> Self {
-        Self { lost: vec![Some(Instant::now()); streams] }
+        Self { lost: vec![Some(Instant::now()); streams], failure: None }
     }
 
     /// For a new connection.
@@ -48,10 +50,16 @@ impl Apart {
             metrics::counter!("stream_losses_total").increment(1);
         }
         self.lost[stream] = Some(Instant::now() + FIND_EVERY);
+        self.failure = Some(error.clone());
     }
 
     pub(super) fn is_lost(&self, stream: usize) -> bool {
         self.lost[stream].is_some()
+    }
+
+    /// Why there is nothing to read from, when that is so.
+    fn all_lost(&self) -> Option<RedisError> {
+        self.failure.clone().filter(|_| self.lost.iter().all(Option::is_some))
     }
 
     /// Those that are lost and whose time has come.
@@ -77,6 +85,9 @@ impl Consumer {
         loop {
             let has_found = self.find(reader).await?;
             let entries = self.read_each(reader, from, count).await?;
+            if let Some(error) = self.apart.as_ref().and_then(Apart::all_lost) {
+                return Err(error);
+            }
             // What has been found may have something parked.
             if has_found || !entries.is_empty() || Instant::now() >= until {
                 return Ok(entries);
@@ -103,8 +114,7 @@ impl Consumer {
             Ok(answers) => answers,
             Err(error) => {
                 due.iter().for_each(|stream| apart.lose(*stream, &error));
-                let are_all = (0..self.options.streams.len()).all(|stream| apart.is_lost(stream));
-                return if are_all { Err(error) } else { Ok(false) };
+                return Ok(false);
             }
         };
         let mut found = Vec::new();

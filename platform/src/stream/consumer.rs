@@ -341,9 +341,12 @@ pub(super) fn creating(stream: &str, group: &str) -> Cmd {
     redis::cmd("XGROUP").arg("CREATE").arg(stream).arg(group).arg("0").arg("MKSTREAM").take()
 }
 
+/// Whether the group may be there. A Redis that is out of memory says so before it looks, and who
+/// stopped at that could never read, acknowledge and so make room. Where the group is missing
+/// indeed, reading says it.
 pub(super) fn created(answer: RedisResult<Value>) -> RedisResult<()> {
     match answer.map(|_| ()) {
-        Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+        Err(error) if matches!(error.code(), Some("BUSYGROUP" | "OOM")) => Ok(()),
         other => other,
     }
 }

@@ -49,6 +49,15 @@ async fn add(connection: &mut Connection, number: u32) -> Vec<u32> {
     numbers.zip(answers).filter(|(_, answer)| is_taken(answer)).map(|(number, _)| number).collect()
 }
 
+async fn limit_memory(cluster: &RedisCluster, bytes: u64) {
+    for node in cluster.nodes() {
+        let client = redis::Client::open(node.url()).unwrap();
+        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+        let set = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).clone();
+        let () = set.query_async(&mut connection).await.unwrap();
+    }
+}
+
 /// Remembers what it applied.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<u32>>>);
@@ -161,6 +170,32 @@ async fn what_a_consumer_left_or_parked_comes_back_from_every_master() {
         let trimmed = platform::stream::trim(&mut connection, &stream(at)).await.unwrap();
         assert_eq!((trimmed.trimmed, trimmed.left), (1, 0));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_cluster_is_emptied_also_by_one_who_comes_new() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let options = options((0..STREAMS).map(stream).collect());
+    limit_memory(&cluster, 1).await;
+    let mut early = Consumer::new(redis.clone(), options.clone()).unwrap();
+    let missing = early.read(true).await.expect_err("no group can be made");
+    assert_eq!(missing.code(), Some("NOGROUP"), "{missing}");
+
+    limit_memory(&cluster, 0).await;
+    until("all groups are made", async || early.read(false).await.is_ok()).await;
+    assert_eq!(add(&mut redis.connection().unwrap(), 0).await.len(), STREAMS as usize);
+    limit_memory(&cluster, 1).await;
+    let mut late = Consumer::new(redis, options).unwrap();
+    let mut read = Vec::new();
+    until("everything is read", async || {
+        read.extend(late.read(true).await.unwrap());
+        read.len() == STREAMS as usize
+    })
+    .await;
+    let mut acker = late.acker();
+    acker.ack(&read).await.unwrap();
+    assert_eq!(acker.held(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
