@@ -209,13 +209,16 @@ impl Consumer {
         self.reader().await?;
         let Options { streams, group, claim_idle, count, .. } = &*self.options;
         let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
-        for (stream, (key, from)) in streams.iter().zip(&self.claim_from).enumerate() {
+        for (stream, (key, from)) in streams.iter().zip(&mut self.claim_from).enumerate() {
             if self.apart.as_ref().is_some_and(|apart| apart.is_lost(stream)) {
+                // Half-way through it there would be more to claim for as long as it is away, and
+                // who claims all the time reads nothing new.
+                END_OF_CLAIMS.clone_into(from);
                 continue;
             }
             asked.push(stream);
             pipeline.cmd("XAUTOCLAIM").arg(key).arg(group).arg(&self.name);
-            pipeline.arg(claim_idle.as_millis() as u64).arg(from).arg("COUNT").arg(count);
+            pipeline.arg(claim_idle.as_millis() as u64).arg(&*from).arg("COUNT").arg(count);
         }
         pipeline.ignore_errors();
         let replies: Vec<Value> = pipeline.query_async(&mut self.control).await?;
@@ -307,6 +310,7 @@ impl Consumer {
     fn lose(&mut self, stream: usize, error: RedisError) -> RedisResult<()> {
         let Some(apart) = &mut self.apart else { return Err(error) };
         apart.lose(stream, &error);
+        END_OF_CLAIMS.clone_into(&mut self.claim_from[stream]);
         Ok(())
     }
 

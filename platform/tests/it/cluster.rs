@@ -173,6 +173,41 @@ async fn what_a_consumer_left_or_parked_comes_back_from_every_master() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn claiming_ends_though_a_stream_is_lost_half_way() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let mut connection = redis.connection().unwrap();
+    // More than one claim takes.
+    for number in 0..3 * 10 {
+        assert_eq!(add(&mut connection, number).await.len(), STREAMS as usize);
+    }
+    let options = options((0..STREAMS).map(stream).collect());
+    let mut first = Consumer::new(redis.clone(), options.clone()).unwrap();
+    let mut read = 0;
+    until("the first consumer has all", async || {
+        read += first.read(true).await.unwrap().len();
+        read == 3 * 10 * STREAMS as usize
+    })
+    .await;
+    drop(first);
+
+    let mut second = Consumer::new(redis, options).unwrap();
+    until("the second consumer is half-way", async || {
+        let _ = second.read(false).await.unwrap();
+        second.claim().await.unwrap().1
+    })
+    .await;
+    // Nobody can take over.
+    for node in [0, 3] {
+        cluster.nodes()[node].kill();
+    }
+    until("there is nothing more to claim", async || {
+        matches!(second.claim().await, Ok((_, false)))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_cluster_is_emptied_also_by_one_who_comes_new() {
     let dir = platform::stores::temp_dir().unwrap();
     let (cluster, redis) = start(&dir).await;
