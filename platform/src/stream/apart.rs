@@ -76,7 +76,7 @@ impl Consumer {
     pub(super) async fn read_apart(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -117,37 +117,32 @@ impl Consumer {
                 return Ok(false);
             }
         };
-        let mut found = Vec::new();
+        let mut has_found = false;
         for (stream, answer) in due.into_iter().zip(answers) {
             match created(answer.extract_error()) {
                 Ok(()) => {
                     apart.lost[stream] = None;
-                    found.push(stream);
+                    self.parked[stream] = Some(START.to_owned());
+                    has_found = true;
                 }
                 Err(error) => apart.lose(stream, &error),
             }
         }
-        if found.is_empty() {
-            return Ok(false);
-        }
-        let mut parked = self.parked.take().unwrap_or_else(|| self.all_from_start());
-        for stream in found {
-            START.clone_into(&mut parked[stream]);
-        }
-        self.parked = Some(parked);
-        Ok(true)
+        Ok(has_found)
     }
 
     async fn read_each(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
     ) -> RedisResult<Vec<Entry>> {
         let Some(apart) = &mut self.apart else { return Ok(Vec::new()) };
         let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
         for (stream, (key, from)) in self.options.streams.iter().zip(from).enumerate() {
-            if !apart.is_lost(stream) {
+            if let Some(from) = from
+                && !apart.is_lost(stream)
+            {
                 asked.push(stream);
                 pipeline.cmd("XREADGROUP").arg("GROUP").arg(self.options.group).arg(&self.name);
                 pipeline.arg("COUNT").arg(count).arg("STREAMS").arg(key).arg(from);

@@ -24,8 +24,9 @@ pub struct Consumer {
     reader: Option<Connection>,
     /// Streams that no one command can read; `None` when one can.
     pub(super) apart: Option<Apart>,
-    /// Where to go on reading what is delivered to us and not held; `None` when there is nothing.
-    pub(super) parked: Option<Vec<String>>,
+    /// Where to go on reading what is delivered to us and not held, by stream; `None` where there
+    /// is nothing. Redis counts such a read as a delivery, so none is made for nothing.
+    pub(super) parked: Vec<Option<String>>,
     /// Where to go on looking for what other consumers left, by stream.
     claim_from: Vec<String>,
     control: Connection,
@@ -47,7 +48,7 @@ impl Consumer {
             redis,
             reader: None,
             apart: (!are_together).then(|| Apart::new(streams)),
-            parked: None,
+            parked: vec![None; streams],
             claim_from: vec![START.to_owned(); streams],
             name: uuid::Uuid::now_v7().simple().to_string(),
             held: Arc::new(Mutex::new(vec![BTreeSet::new(); streams])),
@@ -70,7 +71,7 @@ impl Consumer {
 
     /// Whether there may be entries for [`Consumer::read_parked`].
     pub fn has_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked.iter().any(Option::is_some)
     }
 
     /// Lets go of entries without acknowledging them, when there is no room to work on them now.
@@ -79,9 +80,7 @@ impl Consumer {
         let mut held = self.held.lock();
         for entry in entries {
             held[entry.stream].remove(&entry.id);
-        }
-        if self.parked.is_none() {
-            self.parked = Some(self.all_from_start());
+            self.parked[entry.stream].get_or_insert_with(|| START.to_owned());
         }
     }
 
@@ -101,10 +100,6 @@ impl Consumer {
         result
     }
 
-    pub(super) fn all_from_start(&self) -> Vec<String> {
-        vec![START.to_owned(); self.options.streams.len()]
-    }
-
     /// The connection for reading; a new one makes sure of the group first.
     async fn reader(&mut self) -> RedisResult<Connection> {
         if let Some(reader) = &self.reader {
@@ -121,13 +116,13 @@ impl Consumer {
                 }
             }
         }
-        self.parked = Some(self.all_from_start());
+        self.parked.fill(Some(START.to_owned()));
         Ok(self.reader.insert(reader).clone())
     }
 
     async fn try_read(&mut self, wait: bool) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
-        let new = vec![">".to_owned(); self.options.streams.len()];
+        let new = vec![Some(">".to_owned()); self.options.streams.len()];
         let block = wait.then_some(self.options.block);
         let entries = self.read_from(&mut reader, &new, self.options.count, block).await?;
         self.hold(&entries);
@@ -136,14 +131,19 @@ impl Consumer {
 
     async fn try_read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
-        let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
-        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
-        for entry in &entries {
-            from[entry.stream] = entry.id.to_string();
+        if !self.has_parked() {
+            return Ok(Vec::new());
         }
-        // A stream that came back meanwhile begins again.
-        if !entries.is_empty() && self.parked.is_none() {
-            self.parked = Some(from);
+        let nothing = vec![None; self.parked.len()];
+        let from = std::mem::replace(&mut self.parked, nothing);
+        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
+        let mut next = vec![None; from.len()];
+        for entry in &entries {
+            next[entry.stream] = Some(entry.id.to_string());
+        }
+        for (parked, next) in self.parked.iter_mut().zip(next) {
+            // A stream that came back meanwhile begins again.
+            *parked = parked.take().or(next);
         }
         {
             let held = self.held.lock();
@@ -153,10 +153,11 @@ impl Consumer {
         Ok(entries)
     }
 
+    /// Reads on from these places; where there is none, the stream is left out.
     async fn read_from(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -170,7 +171,7 @@ impl Consumer {
     async fn read_together(
         &self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -180,7 +181,9 @@ impl Consumer {
         if let Some(block) = block {
             command.arg("BLOCK").arg(block.as_millis() as u64);
         }
-        command.arg("STREAMS").arg(streams).arg(from);
+        let chosen = streams.iter().zip(from).filter_map(|(key, from)| Some((key, from.as_ref()?)));
+        let (keys, from): (Vec<&String>, Vec<&String>) = chosen.unzip();
+        command.arg("STREAMS").arg(keys).arg(from);
         let mut entries = Vec::new();
         let Value::Array(replies) = command.query_async(reader).await? else {
             return Ok(entries);

@@ -11,7 +11,7 @@ use platform::stores::{
     PostgresOptions, PostgresServer, RedisCluster, RedisRole, Standing, Timescaledb,
 };
 use platform::stream::{Apply, Consumer, Entry, Later, Options, follow};
-use redis::Value;
+use redis::{RedisResult, Value};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -169,6 +169,61 @@ async fn what_a_consumer_left_or_parked_comes_back_from_every_master() {
     for at in 0..STREAMS {
         let trimmed = platform::stream::trim(&mut connection, &stream(at)).await.unwrap();
         assert_eq!((trimmed.trimmed, trimmed.left), (1, 0));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_comes_back_leaves_those_that_stayed_as_they_are() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let mut connection = redis.connection().unwrap();
+    assert_eq!(add(&mut connection, 0).await.len(), STREAMS as usize);
+    let mut consumer = Consumer::new(redis, options((0..STREAMS).map(stream).collect())).unwrap();
+    let mut read = Vec::new();
+    until("everything is read", async || {
+        read.extend(consumer.read(true).await.unwrap());
+        read.len() == STREAMS as usize
+    })
+    .await;
+    while consumer.has_parked() {
+        assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
+    }
+    let mut deliveries = async |at: u32| -> u32 {
+        type Pending = Vec<(String, String, u64, u32)>;
+        let mut command = redis::cmd("XPENDING");
+        command.arg(stream(at)).arg("test").arg("-").arg("+").arg(1);
+        let pending: RedisResult<Pending> = command.query_async(&mut connection).await;
+        pending.ok().and_then(|pending| Some(pending.first()?.3)).unwrap_or_default()
+    };
+    let mut before = Vec::new();
+    for at in 0..STREAMS {
+        before.push(deliveries(at).await);
+    }
+
+    cluster.nodes()[0].kill();
+    let mut away = Vec::new();
+    for at in 0..STREAMS {
+        if deliveries(at).await == 0 {
+            away.push(at);
+        }
+    }
+    assert!(!away.is_empty() && away.len() < STREAMS as usize, "{away:?}");
+    let mut has_found = false;
+    until("its streams are looked through again", async || {
+        let _ = consumer.read(false).await.unwrap();
+        while consumer.has_parked() {
+            has_found = true;
+            assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
+        }
+        let mut are_back = true;
+        for at in &away {
+            are_back &= deliveries(*at).await > 0;
+        }
+        has_found && are_back
+    })
+    .await;
+    for at in (0..STREAMS).filter(|at| !away.contains(at)) {
+        assert_eq!(deliveries(at).await, before[at as usize], "stream {at}");
     }
 }
 
