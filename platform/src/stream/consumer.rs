@@ -285,24 +285,35 @@ impl Consumer {
             return Ok(());
         }
         self.renewed_at = Instant::now();
-        let options = Arc::clone(&self.options);
-        for (stream, key) in options.streams.iter().enumerate() {
-            let held: Vec<String> =
-                self.held.lock()[stream].iter().map(StreamId::to_string).collect();
-            for ids in held.chunks(1_000) {
+        let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
+        for (stream, held) in self.held.lock().iter().enumerate() {
+            if held.is_empty() || self.apart.as_ref().is_some_and(|apart| apart.is_lost(stream)) {
+                continue;
+            }
+            let ids: Vec<String> = held.iter().map(StreamId::to_string).collect();
+            for ids in ids.chunks(1_000) {
+                asked.push(stream);
+                pipeline.cmd("XCLAIM").arg(&self.options.streams[stream]).arg(self.options.group);
                 // JUSTID claims without counting a delivery.
-                let renewed: RedisResult<Value> = redis::cmd("XCLAIM")
-                    .arg(key)
-                    .arg(options.group)
-                    .arg(&self.name)
-                    .arg(0)
-                    .arg(ids)
-                    .arg("JUSTID")
-                    .query_async(&mut self.control)
-                    .await;
-                if let Err(error) = renewed {
-                    self.lose(stream, error)?;
-                    break;
+                pipeline.arg(&self.name).arg(0).arg(ids).arg("JUSTID");
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        pipeline.ignore_errors();
+        let answers: RedisResult<Vec<Value>> = pipeline.query_async(&mut self.control).await;
+        match answers {
+            Ok(answers) => {
+                for (stream, answer) in asked.into_iter().zip(answers) {
+                    if let Err(error) = answer.extract_error() {
+                        self.lose(stream, error)?;
+                    }
+                }
+            }
+            Err(error) => {
+                for stream in asked {
+                    self.lose(stream, error.clone())?;
                 }
             }
         }
