@@ -43,11 +43,11 @@ impl Consumer {
         let streams = options.streams.len();
         let are_together = redis.are_together(&options.streams);
         Ok(Self {
+            apart: (!are_together).then(|| Apart::new(&options)),
             options: Arc::new(options),
             control: redis.connection()?,
             redis,
             reader: None,
-            apart: (!are_together).then(|| Apart::new(streams)),
             parked: vec![None; streams],
             claim_from: vec![START.to_owned(); streams],
             name: uuid::Uuid::now_v7().simple().to_string(),
@@ -109,7 +109,7 @@ impl Consumer {
         let response_timeout = self.options.block + Duration::from_secs(2);
         let mut reader = self.redis.blocking(response_timeout).await?;
         match &mut self.apart {
-            Some(apart) => apart.lose_all(),
+            Some(apart) => apart.find_all(),
             None => {
                 for stream in &self.options.streams {
                     create_group(&mut reader, stream, self.options.group).await?;
@@ -323,7 +323,7 @@ impl Consumer {
     /// A stream that fails is lost alone where streams are apart; together they fail together.
     fn lose(&mut self, stream: usize, error: RedisError) -> RedisResult<()> {
         let Some(apart) = &mut self.apart else { return Err(error) };
-        apart.lose(stream, &error);
+        apart.lose(stream, &self.options.streams[stream], &error);
         END_OF_CLAIMS.clone_into(&mut self.claim_from[stream]);
         Ok(())
     }

@@ -229,6 +229,7 @@ async fn a_stream_that_comes_back_leaves_those_that_stayed_as_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn claiming_ends_though_a_stream_is_lost_half_way() {
+    let metrics = platform::telemetry::metrics();
     let dir = platform::stores::temp_dir().unwrap();
     let (cluster, redis) = start(&dir).await;
     let mut connection = redis.connection().unwrap();
@@ -236,7 +237,7 @@ async fn claiming_ends_though_a_stream_is_lost_half_way() {
     for number in 0..3 * 10 {
         assert_eq!(add(&mut connection, number).await.len(), STREAMS as usize);
     }
-    let options = options((0..STREAMS).map(stream).collect());
+    let options = Options { group: "claiming", ..options((0..STREAMS).map(stream).collect()) };
     let mut first = Consumer::new(redis.clone(), options.clone()).unwrap();
     let mut read = 0;
     until("the first consumer has all", async || {
@@ -258,6 +259,14 @@ async fn claiming_ends_though_a_stream_is_lost_half_way() {
     }
     until("there is nothing more to claim", async || {
         matches!(second.claim().await, Ok((_, false)))
+    })
+    .await;
+    until("the lost streams are shown", async || {
+        let _ = second.read(false).await.unwrap();
+        let shown = metrics.render();
+        let name = r#"streams_lost{group="claiming"} "#;
+        let lost = shown.lines().find_map(|line| line.strip_prefix(name));
+        lost.is_some_and(|lost| (1..STREAMS).contains(&lost.parse().unwrap()))
     })
     .await;
 }
