@@ -93,6 +93,9 @@ struct Shared {
     answered_ms: AtomicU64,
 }
 
+/// A connection and its number.
+pub(super) type Open = (ClusterConnection, u64);
+
 #[derive(Default)]
 struct Current {
     connection: Option<ClusterConnection>,
@@ -136,10 +139,12 @@ impl Link {
             let result = connection.req_packed_commands(pipeline, offset, count).await;
             return self.judged(number, result).await;
         }
+        let open = self.connection().await?;
         let parts = slots::split(pipeline);
-        let results =
-            join_all(parts.iter().map(|Part { slot, pipeline, .. }| self.send(*slot, pipeline)))
-                .await;
+        let sent = parts
+            .iter()
+            .map(|Part { slot, pipeline, .. }| self.send(open.clone(), *slot, pipeline));
+        let results = join_all(sent).await;
         let mut answers = vec![Value::Nil; pipeline.len()];
         let mut failures = Vec::new();
         for (part, result) in parts.iter().zip(results) {
@@ -164,15 +169,20 @@ impl Link {
     }
 
     /// What belongs to one slot, over one connection.
-    pub(super) async fn send(&self, slot: Slot, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let (mut connection, number) = self.connection().await?;
+    pub(super) async fn send(
+        &self,
+        (mut connection, number): Open,
+        slot: Slot,
+        pipeline: &Pipeline,
+    ) -> RedisResult<Vec<Value>> {
         let (route, count) = (slots::route(slot), pipeline.len());
         let result = connection.route_pipeline(pipeline.clone(), 0, count, route).await;
         self.judged(number, result).await
     }
 
-    /// The connection and its number; a new one when there is none.
-    async fn connection(&self) -> RedisResult<(ClusterConnection, u64)> {
+    /// The connection; a new one when there is none. To be asked for once for all parts of a call:
+    /// where nobody answers, each of them would try to connect, one after the other.
+    pub(super) async fn connection(&self) -> RedisResult<Open> {
         let mut current = self.0.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok((connection.clone(), current.number));

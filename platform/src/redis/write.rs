@@ -36,10 +36,12 @@ impl Connection {
             let answers = self.req_packed_commands(&around, 0, around.len()).await?;
             return self.confirmed(answers, is_transaction);
         };
+        let open = link.connection().await?;
         let parts = slots::split(pipeline);
         let written = parts.iter().map(async |part| {
             let around = self.around(&part.pipeline, is_transaction);
-            self.confirmed(link.send(part.slot, &around).await?, is_transaction)
+            let answers = link.send(open.clone(), part.slot, &around).await?;
+            self.confirmed(answers, is_transaction)
         });
         let results = join_all(written).await;
         let is_lost = results.iter().all(RedisResult::is_err);

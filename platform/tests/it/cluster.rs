@@ -1,6 +1,7 @@
 //! Streams and the outbox on a real Redis Cluster that loses a master.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -369,4 +370,40 @@ async fn a_relay_goes_on_after_a_failover_and_keeps_the_order_of_each_stream() {
         let expected: Vec<i32> = (0..200).filter(|number| number % 16 == at).collect();
         assert_eq!(first_times, expected, "stream {at}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_of_many_slots_tries_to_connect_once() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("redis-cluster://{}", listener.local_addr().unwrap());
+    let tried = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&tried);
+    // Takes connections and never answers, as a frozen node does.
+    let silent = tokio::spawn(async move {
+        let mut taken = Vec::new();
+        loop {
+            taken.push(listener.accept().await.unwrap());
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let redis = Redis::open(&url.into()).unwrap();
+    let attempts = async |count: u32, is_write: bool| {
+        let mut connection = redis.connection().unwrap();
+        let mut pipeline = redis::pipe();
+        for at in 0..count {
+            pipeline.cmd("XLEN").arg(stream(at));
+        }
+        let before = tried.load(Ordering::Relaxed);
+        let result = match is_write {
+            true => connection.write(&pipeline).await.map(|_| ()),
+            false => pipeline.query_async(&mut connection).await,
+        };
+        assert!(result.is_err(), "{result:?}");
+        tried.load(Ordering::Relaxed) - before
+    };
+    let one = attempts(1, false).await;
+    assert!(one > 0);
+    assert_eq!(attempts(STREAMS, false).await, one);
+    assert_eq!(attempts(STREAMS, true).await, one);
+    silent.abort();
 }
