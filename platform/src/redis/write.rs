@@ -13,9 +13,11 @@ use super::{
     slots,
 };
 
-/// Replicas confirm within milliseconds; one that has not by now is away. Well below the time in
-/// which an answer must come.
-const CONFIRM_MAX_MS: u32 = 500;
+/// Replicas confirm within milliseconds; one that has not by now is away.
+const CONFIRM_MAX_MS: usize = 500;
+/// All questions of a call together: those of one master wait for each other on its connection,
+/// and its answers must come well within the time after which it is taken for silent.
+const CONFIRM_ALL_MAX_MS: usize = 1_500;
 
 impl Connection {
     /// Runs a pipeline of writes and answers once enough replicas have them.
@@ -32,14 +34,15 @@ impl Connection {
         }
         let is_transaction = pipeline.is_transaction();
         let Way::Cluster(link) = &self.way else {
-            let around = self.around(pipeline, is_transaction);
+            let around = self.around(pipeline, is_transaction, CONFIRM_MAX_MS);
             let answers = self.req_packed_commands(&around, 0, around.len()).await?;
             return self.confirmed(answers, is_transaction);
         };
         let open = link.connection().await?;
         let parts = slots::split(pipeline);
+        let confirm_max_ms = CONFIRM_MAX_MS.min(CONFIRM_ALL_MAX_MS / parts.len().max(1));
         let written = parts.iter().map(async |part| {
-            let around = self.around(&part.pipeline, is_transaction);
+            let around = self.around(&part.pipeline, is_transaction, confirm_max_ms);
             let answers = link.send(open.clone(), part.slot, &around).await?;
             self.confirmed(answers, is_transaction)
         });
@@ -85,7 +88,7 @@ impl Connection {
 
     /// The transaction and the question for replicas around a part's commands. redis-rs would send
     /// the latter within the transaction, where it does not wait.
-    fn around(&self, commands: &Pipeline, is_transaction: bool) -> Pipeline {
+    fn around(&self, commands: &Pipeline, is_transaction: bool, confirm_max_ms: usize) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(commands.len() + 3);
         if is_transaction {
             pipeline.cmd("MULTI");
@@ -97,7 +100,7 @@ impl Connection {
             pipeline.cmd("EXEC");
         }
         if self.replicas_min > 0 {
-            pipeline.cmd("WAIT").arg(self.replicas_min).arg(CONFIRM_MAX_MS);
+            pipeline.cmd("WAIT").arg(self.replicas_min).arg(confirm_max_ms);
         }
         pipeline
     }

@@ -373,6 +373,25 @@ async fn a_relay_goes_on_after_a_failover_and_keeps_the_order_of_each_stream() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_master_without_its_replica_is_not_taken_for_silent() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
+    cluster.nodes()[3].kill();
+    let mut pipeline = redis::pipe();
+    for at in 0..STREAMS {
+        pipeline.cmd("XADD").arg(stream(at)).arg("*").arg("n").arg(at);
+    }
+    let answers = redis.connection().unwrap().write(&pipeline).await.unwrap();
+    let refused: Vec<String> = answers
+        .into_iter()
+        .filter_map(|answer| Some(answer.extract_error().err()?.to_string()))
+        .collect();
+    assert!(refused.len() > 3, "{refused:?}");
+    assert!(refused.iter().all(|error| error.contains("NOREPLICAS")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_of_many_slots_tries_to_connect_once() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("redis-cluster://{}", listener.local_addr().unwrap());
