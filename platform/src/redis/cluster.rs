@@ -34,7 +34,8 @@ const SCHEME: &str = "redis-cluster://";
 /// Connecting takes longer only when every node is silent.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Without a good answer for this long, the nodes are looked for from the beginning. Left alone,
-/// redis-rs asks those that it knows, without a pause.
+/// redis-rs asks those that it knows, without a pause. Also how long a connection is kept at least
+/// when a node says that it is cut off.
 const ANSWERS_MISSING_MAX: Duration = Duration::from_secs(2);
 
 /// Some nodes of a cluster, from which the others are found.
@@ -101,6 +102,8 @@ struct Current {
     connection: Option<ClusterConnection>,
     /// Counts connections, so that an error ends the one that it came from.
     number: u64,
+    /// When the last one was made.
+    made_at: Option<Instant>,
 }
 
 impl Link {
@@ -192,21 +195,26 @@ impl Link {
         self.answered();
         current.number += 1;
         current.connection = Some(connection.clone());
+        current.made_at = Some(Instant::now());
         Ok((connection, current.number))
     }
 
     /// Notes how it went. redis-rs looks for the slots again when a node refuses or closes, but
-    /// not when one is silent: it would be asked for as long as its host does not speak.
+    /// neither when one is silent, and would be asked for as long as its host does not speak, nor
+    /// when one says that it is cut off from the others, which may have replaced it.
     async fn judged<T>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
-        match &result {
-            Ok(_) => self.answered(),
-            Err(error) if error.is_timeout() || self.silent_for() > ANSWERS_MISSING_MAX => {
-                let mut current = self.0.current.lock().await;
-                if current.number == number {
-                    current.connection = None;
-                }
+        let Err(error) = &result else {
+            self.answered();
+            return result;
+        };
+        let is_silent = error.is_timeout() || self.silent_for() > ANSWERS_MISSING_MAX;
+        let is_cut_off = matches!(error.code(), Some("CLUSTERDOWN" | "MASTERDOWN"));
+        if is_silent || is_cut_off {
+            let mut current = self.0.current.lock().await;
+            let is_old = current.made_at.is_none_or(|at| at.elapsed() > ANSWERS_MISSING_MAX);
+            if current.number == number && (is_silent || is_old) {
+                current.connection = None;
             }
-            Err(_) => {}
         }
         result
     }

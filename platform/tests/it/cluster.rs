@@ -12,7 +12,7 @@ use platform::stores::{
     PostgresOptions, PostgresServer, RedisCluster, RedisRole, Standing, Timescaledb,
 };
 use platform::stream::{Apply, Consumer, Entry, Later, Options, follow};
-use redis::{RedisResult, Value};
+use redis::{FromRedisValue, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -50,12 +50,16 @@ async fn add(connection: &mut Connection, number: u32) -> Vec<u32> {
     numbers.zip(answers).filter(|(_, answer)| is_taken(answer)).map(|(number, _)| number).collect()
 }
 
+/// One command to one node.
+async fn ask<T: FromRedisValue>(cluster: &RedisCluster, node: usize, words: &[&str]) -> T {
+    let client = redis::Client::open(cluster.nodes()[node].url()).unwrap();
+    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    redis::Cmd::new().arg(words).query_async(&mut connection).await.unwrap()
+}
+
 async fn limit_memory(cluster: &RedisCluster, bytes: u64) {
-    for node in cluster.nodes() {
-        let client = redis::Client::open(node.url()).unwrap();
-        let mut connection = client.get_multiplexed_async_connection().await.unwrap();
-        let set = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).clone();
-        let () = set.query_async(&mut connection).await.unwrap();
+    for node in 0..cluster.nodes().len() {
+        ask::<()>(cluster, node, &["CONFIG", "SET", "maxmemory", &bytes.to_string()]).await;
     }
 }
 
@@ -389,6 +393,49 @@ async fn a_master_without_its_replica_is_not_taken_for_silent() {
         .collect();
     assert!(refused.len() > 3, "{refused:?}");
     assert!(refused.iter().all(|error| error.contains("NOREPLICAS")), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_says_it_is_cut_off_is_left_for_who_has_its_slots() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let mut slots = Vec::new();
+    for at in 0..STREAMS {
+        slots.push(ask::<u16>(&cluster, 0, &["CLUSTER", "KEYSLOT", &stream(at)]).await);
+    }
+    // The first node has the first third of the slots.
+    let of_first = |slot: &u16| *slot < 16_384 / 3;
+    let moved = slots.iter().position(of_first).unwrap();
+    let stays = slots.iter().position(|slot| !of_first(slot)).unwrap();
+    let mut connection = redis.connection().unwrap();
+    let mut takes = async |at: usize| {
+        let mut command = redis::cmd("XADD");
+        command.arg(stream(at as u32)).arg("*").arg("n").arg(at);
+        command.query_async::<String>(&mut connection).await.map_err(|error| error.to_string())
+    };
+    takes(moved).await.unwrap();
+
+    // The first node knows the others no more, and they have given one of its slots away.
+    let mut ids: Vec<String> = Vec::new();
+    for node in 0..cluster.nodes().len() {
+        ids.push(ask(&cluster, node, &["CLUSTER", "MYID"]).await);
+    }
+    for id in &ids[1..] {
+        ask::<()>(&cluster, 0, &["CLUSTER", "FORGET", id]).await;
+    }
+    let slot = slots[moved].to_string();
+    ask::<()>(&cluster, 0, &["CLUSTER", "DELSLOTS", &slot]).await;
+    ask::<()>(&cluster, 1, &["CLUSTER", "SETSLOT", &slot, "NODE", &ids[1]]).await;
+    ask::<Value>(&cluster, 1, &["CLUSTER", "BUMPEPOCH"]).await;
+    let refused = takes(moved).await.unwrap_err();
+    assert!(refused.contains("not served"), "{refused}");
+
+    until("the slot's new master takes entries", async || {
+        // The others answer well all the while.
+        let _ = takes(stays).await;
+        takes(moved).await.is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
