@@ -23,11 +23,11 @@ impl Connection {
     /// Runs a pipeline of writes and answers once enough replicas have them.
     ///
     /// On a cluster the commands of each slot are written and confirmed for themselves, and a
-    /// transaction is one for each slot. Of a pipeline that is none, commands whose outcome is
-    /// unknown are answered by errors, unless that is all of them.
+    /// transaction is one for each slot. Commands whose outcome is unknown are answered by errors,
+    /// unless that is all of them.
     ///
     /// # Errors
-    /// The outcome is unknown: written or not, and by however many replicas.
+    /// The outcome of all commands is unknown: written or not, and by however many replicas.
     pub async fn write(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         if self.replicas_min == 0 && !self.is_cluster() {
             return pipeline.query_async(self).await;
@@ -56,7 +56,7 @@ impl Connection {
                         answers[*place] = value;
                     }
                 }
-                Err(error) if is_lost || is_transaction => return Err(error),
+                Err(error) if is_lost => return Err(error),
                 Err(error) => {
                     for place in &part.places {
                         answers[*place] = refusal("UNCONFIRMED", &error);

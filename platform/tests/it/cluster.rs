@@ -1,12 +1,13 @@
 //! Streams and the outbox on a real Redis Cluster that loses a master.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use platform::health::Health;
-use platform::outbox::Relay;
+use platform::outbox::{BATCH, Relay};
 use platform::redis::{Connection, QueueArgs, Redis};
 use platform::stores::{
     PostgresOptions, PostgresServer, RedisCluster, RedisRole, Standing, Timescaledb,
@@ -14,6 +15,7 @@ use platform::stores::{
 use platform::stream::{Apply, Consumer, Entry, Later, Options, follow};
 use redis::{FromRedisValue, RedisResult, Value};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::kit::DEADLINE;
@@ -75,6 +77,66 @@ impl Apply for Seen {
         self.0.lock().extend(entries.iter().filter_map(payload));
         Ok(())
     }
+}
+
+/// An outbox in a PostgreSQL of its own.
+struct Outbox {
+    db: sqlx::PgPool,
+    _postgres: PostgresServer,
+}
+
+impl Outbox {
+    async fn start(dir: &tempfile::TempDir) -> Self {
+        let options = PostgresOptions { timescaledb: Timescaledb::Off };
+        let postgres = PostgresServer::start(&dir.path().join("postgres"), options).await.unwrap();
+        postgres.create_database("things").await.unwrap();
+        let db = platform::postgres::pool(&postgres.url("things").into(), "test", 4).unwrap();
+        let table = "CREATE TABLE outbox (
+            id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            stream text NOT NULL, field text NOT NULL, payloads text[] NOT NULL)";
+        sqlx::raw_sql(table).execute(&db).await.unwrap();
+        Self { db, _postgres: postgres }
+    }
+
+    /// A row for each number, for the stream that `at`, in SQL, tells.
+    async fn insert(&self, at: &str, from: i32, to: i32) {
+        let insert = format!(
+            "INSERT INTO outbox (stream, field, payloads)
+             SELECT 'things:{{' || {at} || '}}', 'n', ARRAY[number::text]
+             FROM generate_series({from}, {to}) AS number"
+        );
+        sqlx::raw_sql(sqlx::AssertSqlSafe(insert)).execute(&self.db).await.unwrap();
+    }
+
+    /// Rows of streams whose names are like that.
+    async fn waiting(&self, stream: &str) -> i64 {
+        let count = sqlx::query_scalar("SELECT count(*) FROM outbox WHERE stream LIKE $1");
+        count.bind(stream).fetch_one(&self.db).await.unwrap()
+    }
+
+    fn relay(&self, redis: &Redis) -> (CancellationToken, JoinHandle<()>) {
+        let (stop, health) = (CancellationToken::new(), Health::new("test"));
+        let relay = Relay::new(
+            self.db.clone(),
+            redis,
+            Arc::new(Notify::new()),
+            health.dependency("queue"),
+            health.heartbeat("relay"),
+        );
+        let relaying = tokio::spawn(relay.unwrap().run(stop.clone()));
+        (stop, relaying)
+    }
+}
+
+/// The numbers in a stream, in the order in which each came for the first time.
+async fn first_times(connection: &mut Connection, at: u32) -> Vec<i32> {
+    type Entries = Vec<(String, (String, i32))>;
+    let mut command = redis::cmd("XRANGE");
+    command.arg(stream(at)).arg("-").arg("+");
+    let entries: Entries = command.query_async(connection).await.unwrap();
+    let mut known = BTreeSet::new();
+    let numbers = entries.into_iter().map(|(_, (_, number))| number);
+    numbers.filter(|number| known.insert(*number)).collect()
 }
 
 fn options(streams: Vec<String>) -> Options {
@@ -305,43 +367,11 @@ async fn a_full_cluster_is_emptied_also_by_one_who_comes_new() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_goes_on_after_a_failover_and_keeps_the_order_of_each_stream() {
     let dir = platform::stores::temp_dir().unwrap();
-    let options = PostgresOptions { timescaledb: Timescaledb::Off };
-    let place = dir.path().join("postgres");
-    let ((cluster, redis), postgres) =
-        tokio::join!(start(&dir), PostgresServer::start(&place, options));
-    let postgres = postgres.unwrap();
+    let ((cluster, redis), outbox) = tokio::join!(start(&dir), Outbox::start(&dir));
     let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
-    postgres.create_database("things").await.unwrap();
-    let db = platform::postgres::pool(&postgres.url("things").into(), "test", 4).unwrap();
-    let table = "CREATE TABLE outbox (
-        id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-        stream text NOT NULL, field text NOT NULL, payloads text[] NOT NULL)";
-    sqlx::raw_sql(table).execute(&db).await.unwrap();
-    let insert = async |from: i32, to: i32| {
-        sqlx::query(
-            "INSERT INTO outbox (stream, field, payloads)
-             SELECT 'things:{' || number % 16 || '}', 'n', ARRAY[number::text]
-             FROM generate_series($1, $2) AS number",
-        )
-        .bind(from)
-        .bind(to)
-        .execute(&db)
-        .await
-        .unwrap();
-    };
-    let waiting = async || {
-        let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM outbox");
-        count.fetch_one(&db).await.unwrap()
-    };
-    let (stop, health) = (CancellationToken::new(), Health::new("test"));
-    let relay = Relay::new(
-        db.clone(),
-        &redis,
-        Arc::new(Notify::new()),
-        health.dependency("queue"),
-        health.heartbeat("relay"),
-    );
-    let relaying = tokio::spawn(relay.unwrap().run(stop.clone()));
+    let insert = async |from: i32, to: i32| outbox.insert("number % 16", from, to).await;
+    let waiting = async || outbox.waiting("%").await;
+    let (stop, relaying) = outbox.relay(&redis);
 
     insert(0, 99).await;
     until("the outbox is empty", async || waiting().await == 0).await;
@@ -357,23 +387,62 @@ async fn a_relay_goes_on_after_a_failover_and_keeps_the_order_of_each_stream() {
 
     let mut connection = redis.connection().unwrap();
     for at in 0..STREAMS as i32 {
-        type Entries = Vec<(String, (String, i32))>;
-        let entries: Entries = redis::cmd("XRANGE")
-            .arg(stream(at as u32))
-            .arg("-")
-            .arg("+")
-            .query_async(&mut connection)
-            .await
-            .unwrap();
-        let mut first_times = Vec::new();
-        for (_, (_, number)) in entries {
-            if !first_times.contains(&number) {
-                first_times.push(number);
-            }
-        }
         let expected: Vec<i32> = (0..200).filter(|number| number % 16 == at).collect();
-        assert_eq!(first_times, expected, "stream {at}");
+        assert_eq!(first_times(&mut connection, at as u32).await, expected, "stream {at}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_nobody_confirms_keeps_no_other_from_its_rows() {
+    let metrics = platform::telemetry::metrics();
+    let dir = platform::stores::temp_dir().unwrap();
+    let ((cluster, redis), outbox) = tokio::join!(start(&dir), Outbox::start(&dir));
+    let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
+    let mut connection = redis.connection().unwrap();
+    cluster.nodes()[3].kill();
+    let mut lonely = Vec::new();
+    for at in 0..STREAMS {
+        let slot: u16 = ask(&cluster, 0, &["CLUSTER", "KEYSLOT", &stream(at)]).await;
+        if slot < 16_384 / 3 {
+            lonely.push(at);
+        }
+    }
+    let stuck = lonely[0];
+    let healthy: Vec<u32> = (0..STREAMS).filter(|at| !lonely.contains(at)).collect();
+
+    // More than a batch that cannot be confirmed comes first.
+    let many = 2 * BATCH as i32;
+    outbox.insert(&stuck.to_string(), 0, many - 1).await;
+    outbox.insert("number % 16", many, many + 159).await;
+    let (stop, relaying) = outbox.relay(&redis);
+    for at in &healthy {
+        until("the rows of the others are moved", async || outbox.waiting(&stream(*at)).await == 0)
+            .await;
+    }
+    let unconfirmed = || -> u64 {
+        let shown = metrics.render();
+        let name = "redis_unconfirmed_writes_total ";
+        let count = shown.lines().find_map(|line| line.strip_prefix(name));
+        count.map_or(0, |count| count.parse().unwrap())
+    };
+    let enough = unconfirmed() + 3 * lonely.len() as u64;
+    until("it has been looked for the replica", async || unconfirmed() >= enough).await;
+    for at in healthy {
+        let added: usize =
+            redis::cmd("XLEN").arg(stream(at)).query_async(&mut connection).await.unwrap();
+        assert_eq!(added, 10, "nothing is added again to stream {at}");
+    }
+    let added: usize =
+        redis::cmd("XLEN").arg(stream(stuck)).query_async(&mut connection).await.unwrap();
+    assert_eq!(added, BATCH, "nothing is added again before there is somebody to confirm");
+
+    cluster.nodes()[3].restart().await.unwrap();
+    until("the outbox is empty", async || outbox.waiting("%").await == 0).await;
+    stop.cancel();
+    relaying.await.unwrap();
+    let mut expected: Vec<i32> = (0..many).collect();
+    expected.extend((many..many + 160).filter(|number| *number as u32 % STREAMS == stuck));
+    assert_eq!(first_times(&mut connection, stuck).await, expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
