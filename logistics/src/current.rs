@@ -35,6 +35,8 @@ use crate::{
 
 /// Without any frame for this long the connection is taken for dead; heartbeats come every second.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// A server that has not answered by now, though it took the connection, is silent.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(2);
 /// Pause before connecting again.
 const RETRY: Duration = Duration::from_millis(250);
 /// Silent drivers leave the cells this often; queries look at the time themselves.
@@ -143,7 +145,8 @@ impl Current {
     ) -> RedisResult<()> {
         let mut pubsub = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
-        pubsub.subscribe(&channels).await?;
+        let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
+        subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
         let mut seen = self.load(control, shards).await?;
         dependency.up();
