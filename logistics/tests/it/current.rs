@@ -6,8 +6,16 @@ use std::sync::{
 };
 
 use chrono::TimeDelta;
+use contracts::{
+    position::Position,
+    streams::{live_channel, positions_key, shard_of},
+};
 use logistics::{current::Current, tracking::Hub};
-use platform::{health::Health, redis::Redis};
+use platform::{
+    health::Health,
+    redis::Redis,
+    stores::{RedisCluster, RedisRole},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -19,6 +27,8 @@ use crate::world::until;
 
 /// An index that follows the channels until `stop`, loaded when `loaded` is.
 struct Following {
+    current: Arc<Current>,
+    loaded: CancellationToken,
     stop: CancellationToken,
     running: JoinHandle<anyhow::Result<()>>,
 }
@@ -29,10 +39,10 @@ impl Following {
         let (loaded, stop) = (CancellationToken::new(), CancellationToken::new());
         let dependency = Health::new("test").dependency("live");
         let running = tokio::spawn({
-            let stop = stop.clone();
+            let (current, loaded, stop) = (Arc::clone(&current), loaded.clone(), stop.clone());
             async move { current.follow(live, shards, dependency, loaded, stop).await }
         });
-        Self { stop, running }
+        Self { current, loaded, stop, running }
     }
 
     async fn stop(self) {
@@ -69,4 +79,37 @@ async fn a_server_that_does_not_answer_a_subscription_is_left() {
     until("it is tried again", async || subscriptions.load(Ordering::Relaxed) >= 2).await;
     following.stop().await;
     serving.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_is_silent_while_others_speak_is_loaded_again() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let cluster = RedisCluster::start(RedisRole::Live, &dir.path().join("cluster")).await.unwrap();
+    let live = Redis::open(&cluster.url().into()).unwrap();
+    let following = Following::start(live.clone(), 2);
+    until("positions are loaded", async || following.loaded.is_cancelled()).await;
+
+    // Stored, and told of by no frame.
+    let position = Position::decode(&[1; 64]).unwrap();
+    let silent = shard_of(position.driver_id, 2);
+    let mut connection = live.connection().unwrap();
+    let () = redis::cmd("HSET")
+        .arg(positions_key(silent))
+        .arg("driver")
+        .arg(position.encode().as_slice())
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let heartbeat = [&[1][..], &7_u64.to_be_bytes(), &0_u64.to_be_bytes()].concat();
+    until("the silent shard is loaded", async || {
+        let () = redis::cmd("PUBLISH")
+            .arg(live_channel(1 - silent))
+            .arg(heartbeat.as_slice())
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        following.current.get(position.driver_id).is_some()
+    })
+    .await;
+    following.stop().await;
 }
