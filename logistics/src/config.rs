@@ -30,8 +30,9 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
     pub shards: u16,
     /// Bytes of memory in the streams above which fixes are refused with 503; must be well below
-    /// the maxmemory of that Redis. A million fixes take about 70 MB
-    #[arg(long, env = "LOGISTICS_BACKLOG_BYTES_MAX", default_value_t = 1 << 30)]
+    /// the maxmemory of that Redis, which refuses orders' events as well. The default is three
+    /// quarters of 1 GiB. A million fixes take about 70 MB
+    #[arg(long, env = "LOGISTICS_BACKLOG_BYTES_MAX", default_value_t = 3 << 28)]
     pub backlog_bytes_max: u64,
     /// A driver without a fix for this long is not found by place
     #[arg(long, env = "LOGISTICS_SILENT_AFTER", default_value = "60s", value_parser = parse_duration)]

@@ -4,10 +4,14 @@
 //!
 //! **Promise.** Positions only move forward. A frame that is missing, a new epoch, a lost
 //! connection and a start make the shard's positions be loaded again, so that the index equals the
-//! `live` Redis within a heartbeat of any loss. While that Redis is away the last known positions
-//! stay, and a process that starts then takes them from the history.
+//! `live` Redis within a heartbeat of any loss. On a cluster the frames of one shard may be missing
+//! while the others come; it is loaded again after [`SILENCE_MAX`]. While that Redis is away the
+//! last known positions stay, and a process that starts then takes them from the history.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use chrono::{DateTime, TimeDelta, Utc};
@@ -17,7 +21,7 @@ use contracts::{
     position::Position,
     streams::{epoch_key, frame_key, live_channel, positions_key, shard_of_channel},
 };
-use futures_util::{StreamExt as _, TryStreamExt as _};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream::FuturesUnordered};
 use parking_lot::RwLock;
 use platform::{
     health::Dependency,
@@ -35,6 +39,10 @@ use crate::{
 
 /// Without any frame for this long the connection is taken for dead; heartbeats come every second.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// Shards of a cluster that have fallen silent are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A server that has not answered by now, though it took the connection, is silent.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(2);
 /// Pause before connecting again.
 const RETRY: Duration = Duration::from_millis(250);
 /// Silent drivers leave the cells this often; queries look at the time themselves.
@@ -143,14 +151,32 @@ impl Current {
     ) -> RedisResult<()> {
         let mut pubsub = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
-        pubsub.subscribe(&channels).await?;
+        let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
+        subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
         let mut seen = self.load(control, shards).await?;
         dependency.up();
         loaded.cancel();
         let mut messages = pubsub.on_message();
+        // One server brings the frames of all shards or of none.
+        let mut heard = live.is_cluster().then(|| Heard::new(shards, Instant::now()));
+        // Aside, as a master that is away takes seconds to show it.
+        let mut reloads = FuturesUnordered::new();
+        let reload = |mut control: Connection, shard: u16| async move {
+            (shard, self.load_shard(&mut control, shard).await)
+        };
         loop {
-            let message = match tokio::time::timeout(SILENCE_MAX, messages.next()).await {
+            let message = tokio::select! {
+                biased;
+                Some((shard, loaded)) = reloads.next(), if !reloads.is_empty() => {
+                    if let (Some(seen), Ok(loaded)) = (seen.get_mut(usize::from(shard)), loaded) {
+                        *seen = loaded;
+                    }
+                    continue;
+                }
+                message = tokio::time::timeout(SILENCE_MAX, messages.next()) => message,
+            };
+            let message = match message {
                 Ok(Some(message)) => message,
                 Ok(None) => return Err(closed("the subscription ended")),
                 Err(_) => {
@@ -175,6 +201,12 @@ impl Current {
                         Err(_) if control.is_cluster() => None,
                         loaded => loaded?,
                     };
+                }
+            }
+            if let Some(heard) = &mut heard {
+                for silent in heard.note(shard, Instant::now()) {
+                    metrics::counter!("gps_live_gaps_total").increment(1);
+                    reloads.push(reload(control.clone(), silent));
                 }
             }
         }
@@ -264,6 +296,37 @@ impl Current {
             metrics::gauge!("drivers_known").set(known as f64);
             metrics::gauge!("drivers_active").set(active as f64);
         }
+    }
+}
+
+/// When each shard was heard of, or loaded, for the last time.
+struct Heard {
+    at: Vec<Instant>,
+    look_at: Instant,
+}
+
+impl Heard {
+    fn new(shards: u16, now: Instant) -> Self {
+        Self { at: vec![now; usize::from(shards)], look_at: now + LOOK_EVERY }
+    }
+
+    /// Notes that one was heard of; answers those that have been silent meanwhile, and again only
+    /// after as long a time.
+    fn note(&mut self, shard: u16, now: Instant) -> Vec<u16> {
+        if let Some(at) = self.at.get_mut(usize::from(shard)) {
+            *at = now;
+        }
+        let mut silent = Vec::new();
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            for (shard, at) in (0..).zip(&mut self.at) {
+                if now.duration_since(*at) > SILENCE_MAX {
+                    *at = now;
+                    silent.push(shard);
+                }
+            }
+        }
+        silent
     }
 }
 

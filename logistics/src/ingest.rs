@@ -31,7 +31,7 @@ use contracts::{
     streams::{POSITION_FIELD, gps_stream},
 };
 use platform::{health::Dependency, redis::Connection, stream::StreamId};
-use redis::{Pipeline, RedisResult, Value};
+use redis::{Pipeline, RedisResult, Value, from_redis_value};
 use smallvec::SmallVec;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot},
@@ -279,6 +279,31 @@ impl Streams {
         pipeline
     }
 
+    /// Notes how much memory each stream takes. One whose master is away keeps its figure: what it
+    /// holds still waits, and the others go on growing. An error when none has answered.
+    async fn look_at_sizes(&mut self, sizes: &mut [u64]) -> RedisResult<()> {
+        let mut pipeline = redis::pipe();
+        for stream in self.turns.names() {
+            pipeline.cmd("MEMORY").arg("USAGE").arg(stream);
+        }
+        pipeline.ignore_errors();
+        let answers: Vec<Value> = pipeline.query_async(&mut self.redis).await?;
+        let mut result = Ok(());
+        let mut has_answer = false;
+        for (size, answer) in sizes.iter_mut().zip(answers) {
+            // A stream that is not there yet takes nothing.
+            let bytes = answer.extract_error().and_then(|bytes| Ok(from_redis_value(bytes)?));
+            match bytes {
+                Ok(bytes) => {
+                    *size = Option::unwrap_or_default(bytes);
+                    has_answer = true;
+                }
+                Err(error) => result = Err(error),
+            }
+        }
+        if has_answer { Ok(()) } else { result }
+    }
+
     /// Lets streams that rest have their turns again once they answer, replicas included. `round`
     /// says with which to begin: a look that fails keeps its master's connection busy.
     async fn wake(&mut self, round: usize) {
@@ -339,6 +364,7 @@ async fn watch_backlog(
 ) {
     let mut first = true;
     let mut round = 0;
+    let mut sizes = vec![0_u64; streams.turns.names().len()];
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -348,23 +374,18 @@ async fn watch_backlog(
         }
         streams.wake(round).await;
         round = round.wrapping_add(1);
-        let mut pipeline = redis::pipe();
-        for stream in streams.turns.names() {
-            pipeline.cmd("MEMORY").arg("USAGE").arg(stream);
-        }
-        // A stream that is not there yet takes nothing.
-        match pipeline.query_async::<Vec<Option<u64>>>(&mut streams.redis).await {
-            Ok(sizes) => {
+        match streams.look_at_sizes(&mut sizes).await {
+            Ok(()) => {
                 // Says that Redis is there before the first fix; later, appending says more.
                 if std::mem::take(&mut first) {
                     streams.dependency.up();
                 }
-                let bytes = sizes.into_iter().flatten().sum();
+                let bytes = sizes.iter().sum();
                 backlog_bytes.store(bytes, Ordering::Relaxed);
                 metrics::gauge!("gps_backlog_bytes").set(bytes as f64);
             }
-            // Nothing is accepted meanwhile, whatever the last figure was. Of a cluster one master
-            // may be away, and appending knows better.
+            // Nothing is accepted meanwhile, whatever the last figure was. On a cluster appending
+            // knows better.
             Err(error) if first || !streams.redis.is_cluster() => streams.dependency.down(&error),
             Err(_) => {}
         }

@@ -28,19 +28,26 @@
 //!   short of memory could refuse the first entry and take the second. On a cluster that holds for
 //!   each stream by itself, and order is promised within a stream only.
 //!
+//! On a cluster the rows of streams that took their part are removed. A stream that did not, or
+//! whose master has too few replicas to confirm it, rests: its rows stay, are left out of what is
+//! read, and are read again once the master has answered a look. Otherwise what cannot be confirmed
+//! would be added again and again, and would keep from moving what is behind it.
+//!
 //! Added means: answered by Redis, and by as many replicas as [`crate::redis::QueueArgs`] asks for.
 //!
 //! A relay that was frozen while it worked loses its turn after [`FROZEN_MAX_MS`]; when it thaws it
 //! adds what it had read, which is a stretch that is repeated.
 
 use std::{
+    collections::BTreeSet,
+    fmt::Display,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use redis::RedisError;
+use redis::{RedisError, Value};
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -64,6 +71,8 @@ const BUSY: usize = 12;
 /// Pause after a failure, doubled up to the second value.
 const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// A stream that rests is looked at this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long a relay that does not move keeps the others from working.
 const FROZEN_MAX_MS: i32 = 10_000;
 /// A step takes milliseconds; one that takes this long is lost: a host that has vanished sends no
@@ -87,10 +96,10 @@ const TAKE_TURN: &str = "SELECT pg_try_advisory_xact_lock($1),
     set_config('synchronous_commit', 'off', true)";
 /// Apart from [`TAKE_TURN`], as a statement that began before the turn was ours would still see
 /// the rows that the relay before has removed. The rows need no lock beside the turn.
-/// At least one row, and no more once [`BATCH`] entries are reached.
+/// At least one row, and no more once [`BATCH`] entries are reached; none of streams that rest.
 const READ: &str = "SELECT id, stream, field, payloads FROM (
         SELECT *, sum(cardinality(payloads)) OVER (ORDER BY id) AS entries
-        FROM (SELECT * FROM outbox ORDER BY id LIMIT $1) AS first
+        FROM (SELECT * FROM outbox WHERE stream <> ALL($2) ORDER BY id LIMIT $1) AS first
     ) AS summed
     WHERE entries - cardinality(payloads) < $1 ORDER BY id";
 const REMOVE: &str = "DELETE FROM outbox WHERE id = ANY($1)";
@@ -115,6 +124,11 @@ pub struct Relay {
     dependency: Dependency,
     heartbeat: Heartbeat,
     counted_at: Option<Instant>,
+    /// Streams of a cluster that rest,
+    resting: BTreeSet<String>,
+    /// when they are looked at, and a look that is under way.
+    look_at: Instant,
+    look: Option<JoinHandle<Vec<String>>>,
 }
 
 impl Relay {
@@ -126,9 +140,17 @@ impl Relay {
         dependency: Dependency,
         heartbeat: Heartbeat,
     ) -> anyhow::Result<Self> {
-        let redis = redis.connection()?;
-        let session = Session::new(db);
-        Ok(Self { session, redis, wake, dependency, heartbeat, counted_at: None })
+        Ok(Self {
+            session: Session::new(db),
+            redis: redis.connection()?,
+            wake,
+            dependency,
+            heartbeat,
+            counted_at: None,
+            resting: BTreeSet::new(),
+            look_at: Instant::now(),
+            look: None,
+        })
     }
 
     /// Moves rows until `stop`, then ends after the step that is under way.
@@ -139,10 +161,11 @@ impl Relay {
             self.heartbeat.beat();
             let (pause, may_wake) = match self.step().await {
                 Ok(moved) => {
-                    if !is_well {
+                    if !is_well && self.resting.is_empty() {
                         tracing::info!("relaying again");
+                        is_well = true;
                     }
-                    (retry, is_well) = (RETRY_MIN, true);
+                    retry = RETRY_MIN;
                     match moved {
                         0 => (POLL, true),
                         1..BUSY => (PAUSE, false),
@@ -189,6 +212,7 @@ impl Relay {
         if first.is_none() {
             return Ok(0);
         }
+        self.wake_streams().await;
         let mut tx = connection.begin().await?;
         let is_ours: bool = sqlx::query(TAKE_TURN)
             .bind(TURN)
@@ -200,30 +224,73 @@ impl Relay {
             tx.rollback().await?;
             return Ok(0);
         }
-        let rows = sqlx::query(READ).bind(BATCH as i64).fetch_all(&mut *tx).await?;
+        let resting: Vec<&str> = self.resting.iter().map(String::as_str).collect();
+        let rows = sqlx::query(READ).bind(BATCH as i64).bind(resting).fetch_all(&mut *tx).await?;
         if rows.is_empty() {
             tx.rollback().await?;
             return Ok(0);
         }
-        let mut ids: Vec<i64> = Vec::with_capacity(rows.len());
+        // Each row's id and stream, and how many entries it has.
+        let mut moving: Vec<(i64, &str, usize)> = Vec::with_capacity(rows.len());
         let mut pipeline = redis::pipe();
         pipeline.atomic();
         for row in &rows {
-            ids.push(row.try_get(0)?);
             let (stream, field): (&str, &str) = (row.try_get(1)?, row.try_get(2)?);
             let payloads: Vec<String> = row.try_get(3)?;
+            moving.push((row.try_get(0)?, stream, payloads.len()));
             for payload in payloads {
                 pipeline.cmd("XADD").arg(stream).arg("*").arg(field).arg(payload);
             }
         }
-        let added = self.redis.write(&pipeline).await?;
-        self.dependency.up();
+        let written = self.redis.write(&pipeline).await;
+        if let Err(error) = &written
+            && self.redis.is_cluster()
+        {
+            moving.iter().for_each(|(_, stream, _)| self.rest(stream, error));
+        }
+        let mut answers = written?.into_iter();
+        let (mut ids, mut added) = (Vec::with_capacity(moving.len()), 0);
+        for (id, stream, entries) in moving {
+            let is_refusal = |answer: &Value| !matches!(answer, Value::BulkString(_));
+            match answers.by_ref().take(entries).filter(is_refusal).last() {
+                None => {
+                    ids.push(id);
+                    added += entries;
+                }
+                Some(refusal) => self.rest(stream, format_args!("{refusal:?}")),
+            }
+        }
+        if self.resting.is_empty() {
+            self.dependency.up();
+        }
         #[cfg(feature = "sabotage")]
         crate::sabotage::point("relay");
         sqlx::query(REMOVE).bind(&ids).execute(&mut *tx).await?;
         tx.commit().await?;
-        metrics::counter!("outbox_relayed_total").increment(added.len() as u64);
-        Ok(added.len())
+        metrics::counter!("outbox_relayed_total").increment(added as u64);
+        Ok(added)
+    }
+
+    /// Leaves a stream's rows alone until its master answers a look.
+    fn rest(&mut self, stream: &str, reason: impl Display) {
+        self.dependency.down(format_args!("{stream} does not take entries: {reason}"));
+        self.resting.insert(stream.to_owned());
+        self.look_at = Instant::now() + LOOK_EVERY;
+    }
+
+    /// Wakes streams whose masters have answered, and looks at those that rest. Aside, as a master
+    /// without a replica takes half a second to say so.
+    async fn wake_streams(&mut self) {
+        if let Some(look) = self.look.take_if(|look| look.is_finished()) {
+            for stream in look.await.unwrap_or_default() {
+                self.resting.remove(&stream);
+            }
+            self.look_at = Instant::now() + LOOK_EVERY;
+        }
+        if self.look.is_none() && !self.resting.is_empty() && Instant::now() >= self.look_at {
+            let resting = self.resting.iter().cloned().collect();
+            self.look = Some(tokio::spawn(look(self.redis.clone(), resting)));
+        }
     }
 
     /// Tells now and then how many rows wait.
@@ -236,4 +303,16 @@ impl Relay {
         metrics::gauge!("outbox_backlog").set(waiting as f64);
         Ok(())
     }
+}
+
+/// Those streams whose masters answer and have the replicas that are asked for.
+async fn look(mut redis: Connection, streams: Vec<String>) -> Vec<String> {
+    let mut pipeline = redis::pipe();
+    for stream in &streams {
+        pipeline.cmd("XLEN").arg(stream);
+    }
+    let answers = redis.write(&pipeline).await.unwrap_or_default();
+    let answered = |answer: &Value| matches!(answer, Value::Int(_));
+    let pairs = streams.into_iter().zip(answers);
+    pairs.filter(|(_, answer)| answered(answer)).map(|(stream, _)| stream).collect()
 }

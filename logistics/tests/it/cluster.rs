@@ -90,3 +90,32 @@ async fn a_failover_loses_no_accepted_fix_and_stores_none_twice() {
     }
     world.stop_service().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_the_backlog_holds_while_a_master_is_away() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let place = dir.path().join("cluster");
+    let (cluster, mut world) = tokio::join!(
+        RedisCluster::start(RedisRole::Queue, &place),
+        World::stores(Timescaledb::Off, &["--batch-rate", "1000000", "--batch-burst", "1000000"]),
+    );
+    let cluster = cluster.unwrap();
+    world.use_redis(&cluster.url(), &["--backlog-bytes-max", "1000000"]);
+    world.start_service().await;
+    world.until_ready().await;
+    // Nobody takes over, and without the history nothing leaves the streams.
+    for node in [0, 3] {
+        cluster.nodes()[node].kill();
+    }
+    world.postgres.kill();
+    let points: Vec<_> = (0..500)
+        .map(|at| json!({"latitude": 1.0, "longitude": 1.0, "event_id": format!("{at:016x}")}))
+        .collect();
+    let (token, path) = (world.driver(1), "/api/v1/drivers/1/locations");
+    let batch = json!({ "points": points });
+    until("the backlog is over its limit", async || {
+        let answer = world.post(path, &token, &batch).await;
+        answer.status == 503 && answer.headers["retry-after"] == "10"
+    })
+    .await;
+}

@@ -2,6 +2,7 @@
 
 mod access;
 mod cluster;
+mod current;
 mod gps;
 mod orders;
 mod stores;

@@ -34,7 +34,8 @@ const SCHEME: &str = "redis-cluster://";
 /// Connecting takes longer only when every node is silent.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// Without a good answer for this long, the nodes are looked for from the beginning. Left alone,
-/// redis-rs asks those that it knows, without a pause.
+/// redis-rs asks those that it knows, without a pause. Also how long a connection is kept at least
+/// when a node says that it is cut off.
 const ANSWERS_MISSING_MAX: Duration = Duration::from_secs(2);
 
 /// Some nodes of a cluster, from which the others are found.
@@ -93,11 +94,16 @@ struct Shared {
     answered_ms: AtomicU64,
 }
 
+/// A connection and its number.
+pub(super) type Open = (ClusterConnection, u64);
+
 #[derive(Default)]
 struct Current {
     connection: Option<ClusterConnection>,
     /// Counts connections, so that an error ends the one that it came from.
     number: u64,
+    /// When the last one was made.
+    made_at: Option<Instant>,
 }
 
 impl Link {
@@ -136,10 +142,12 @@ impl Link {
             let result = connection.req_packed_commands(pipeline, offset, count).await;
             return self.judged(number, result).await;
         }
+        let open = self.connection().await?;
         let parts = slots::split(pipeline);
-        let results =
-            join_all(parts.iter().map(|Part { slot, pipeline, .. }| self.send(*slot, pipeline)))
-                .await;
+        let sent = parts
+            .iter()
+            .map(|Part { slot, pipeline, .. }| self.send(open.clone(), *slot, pipeline));
+        let results = join_all(sent).await;
         let mut answers = vec![Value::Nil; pipeline.len()];
         let mut failures = Vec::new();
         for (part, result) in parts.iter().zip(results) {
@@ -164,15 +172,20 @@ impl Link {
     }
 
     /// What belongs to one slot, over one connection.
-    pub(super) async fn send(&self, slot: Slot, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
-        let (mut connection, number) = self.connection().await?;
+    pub(super) async fn send(
+        &self,
+        (mut connection, number): Open,
+        slot: Slot,
+        pipeline: &Pipeline,
+    ) -> RedisResult<Vec<Value>> {
         let (route, count) = (slots::route(slot), pipeline.len());
         let result = connection.route_pipeline(pipeline.clone(), 0, count, route).await;
         self.judged(number, result).await
     }
 
-    /// The connection and its number; a new one when there is none.
-    async fn connection(&self) -> RedisResult<(ClusterConnection, u64)> {
+    /// The connection; a new one when there is none. To be asked for once for all parts of a call:
+    /// where nobody answers, each of them would try to connect, one after the other.
+    pub(super) async fn connection(&self) -> RedisResult<Open> {
         let mut current = self.0.current.lock().await;
         if let Some(connection) = &current.connection {
             return Ok((connection.clone(), current.number));
@@ -182,21 +195,26 @@ impl Link {
         self.answered();
         current.number += 1;
         current.connection = Some(connection.clone());
+        current.made_at = Some(Instant::now());
         Ok((connection, current.number))
     }
 
     /// Notes how it went. redis-rs looks for the slots again when a node refuses or closes, but
-    /// not when one is silent: it would be asked for as long as its host does not speak.
+    /// neither when one is silent, and would be asked for as long as its host does not speak, nor
+    /// when one says that it is cut off from the others, which may have replaced it.
     async fn judged<T>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
-        match &result {
-            Ok(_) => self.answered(),
-            Err(error) if error.is_timeout() || self.silent_for() > ANSWERS_MISSING_MAX => {
-                let mut current = self.0.current.lock().await;
-                if current.number == number {
-                    current.connection = None;
-                }
+        let Err(error) = &result else {
+            self.answered();
+            return result;
+        };
+        let is_silent = error.is_timeout() || self.silent_for() > ANSWERS_MISSING_MAX;
+        let is_cut_off = matches!(error.code(), Some("CLUSTERDOWN" | "MASTERDOWN"));
+        if is_silent || is_cut_off {
+            let mut current = self.0.current.lock().await;
+            let is_old = current.made_at.is_none_or(|at| at.elapsed() > ANSWERS_MISSING_MAX);
+            if current.number == number && (is_silent || is_old) {
+                current.connection = None;
             }
-            Err(_) => {}
         }
         result
     }

@@ -13,33 +13,38 @@ use super::{
     slots,
 };
 
-/// Replicas confirm within milliseconds; one that has not by now is away. Well below the time in
-/// which an answer must come.
-const CONFIRM_MAX_MS: u32 = 500;
+/// Replicas confirm within milliseconds; one that has not by now is away.
+const CONFIRM_MAX_MS: usize = 500;
+/// All questions of a call together: those of one master wait for each other on its connection,
+/// and its answers must come well within the time after which it is taken for silent.
+const CONFIRM_ALL_MAX_MS: usize = 1_500;
 
 impl Connection {
     /// Runs a pipeline of writes and answers once enough replicas have them.
     ///
     /// On a cluster the commands of each slot are written and confirmed for themselves, and a
-    /// transaction is one for each slot. Of a pipeline that is none, commands whose outcome is
-    /// unknown are answered by errors, unless that is all of them.
+    /// transaction is one for each slot. Commands whose outcome is unknown are answered by errors,
+    /// unless that is all of them.
     ///
     /// # Errors
-    /// The outcome is unknown: written or not, and by however many replicas.
+    /// The outcome of all commands is unknown: written or not, and by however many replicas.
     pub async fn write(&mut self, pipeline: &Pipeline) -> RedisResult<Vec<Value>> {
         if self.replicas_min == 0 && !self.is_cluster() {
             return pipeline.query_async(self).await;
         }
         let is_transaction = pipeline.is_transaction();
         let Way::Cluster(link) = &self.way else {
-            let around = self.around(pipeline, is_transaction);
+            let around = self.around(pipeline, is_transaction, CONFIRM_MAX_MS);
             let answers = self.req_packed_commands(&around, 0, around.len()).await?;
             return self.confirmed(answers, is_transaction);
         };
+        let open = link.connection().await?;
         let parts = slots::split(pipeline);
+        let confirm_max_ms = CONFIRM_MAX_MS.min(CONFIRM_ALL_MAX_MS / parts.len().max(1));
         let written = parts.iter().map(async |part| {
-            let around = self.around(&part.pipeline, is_transaction);
-            self.confirmed(link.send(part.slot, &around).await?, is_transaction)
+            let around = self.around(&part.pipeline, is_transaction, confirm_max_ms);
+            let answers = link.send(open.clone(), part.slot, &around).await?;
+            self.confirmed(answers, is_transaction)
         });
         let results = join_all(written).await;
         let is_lost = results.iter().all(RedisResult::is_err);
@@ -51,7 +56,7 @@ impl Connection {
                         answers[*place] = value;
                     }
                 }
-                Err(error) if is_lost || is_transaction => return Err(error),
+                Err(error) if is_lost => return Err(error),
                 Err(error) => {
                     for place in &part.places {
                         answers[*place] = refusal("UNCONFIRMED", &error);
@@ -83,7 +88,7 @@ impl Connection {
 
     /// The transaction and the question for replicas around a part's commands. redis-rs would send
     /// the latter within the transaction, where it does not wait.
-    fn around(&self, commands: &Pipeline, is_transaction: bool) -> Pipeline {
+    fn around(&self, commands: &Pipeline, is_transaction: bool, confirm_max_ms: usize) -> Pipeline {
         let mut pipeline = Pipeline::with_capacity(commands.len() + 3);
         if is_transaction {
             pipeline.cmd("MULTI");
@@ -95,7 +100,7 @@ impl Connection {
             pipeline.cmd("EXEC");
         }
         if self.replicas_min > 0 {
-            pipeline.cmd("WAIT").arg(self.replicas_min).arg(CONFIRM_MAX_MS);
+            pipeline.cmd("WAIT").arg(self.replicas_min).arg(confirm_max_ms);
         }
         pipeline
     }

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use redis::{RedisError, RedisResult, Value};
 
 use super::{
-    Consumer, Entry,
+    Consumer, Entry, Options,
     consumer::{START, created, creating, take},
     two, unexpected,
 };
@@ -24,41 +24,96 @@ const PAUSE: Duration = Duration::from_millis(1);
 const PAUSE_MAX: Duration = Duration::from_millis(16);
 /// Between two tries to reach a stream that is lost.
 const FIND_EVERY: Duration = Duration::from_millis(100);
+/// A stream that is away for longer is told of; a failover takes less.
+const TELL_AFTER: Duration = Duration::from_secs(10);
 
 /// Which streams cannot be read just now.
 pub(super) struct Apart {
-    /// When to look for it again; `None` while it is there.
-    lost: Vec<Option<Instant>>,
+    streams: Vec<State>,
+    /// Why one was lost, the last time.
+    failure: Option<RedisError>,
+    gauge: metrics::Gauge,
+}
+
+/// Of one stream.
+#[derive(Clone, Default)]
+struct State {
+    /// When to look for it and its group; until that has been done it is asked for nothing.
+    look_at: Option<Instant>,
+    /// Since when it cannot be read. Being found does not end that: a Redis that is full does not
+    /// say whether the group is there.
+    failing_since: Option<Instant>,
+    /// Whether that has been told.
+    is_told: bool,
 }
 
 impl Apart {
     /// All of them are still to be found.
-    pub(super) fn new(streams: usize) -> Self {
-        Self { lost: vec![Some(Instant::now()); streams] }
+    pub(super) fn new(options: &Options) -> Self {
+        let gauge = metrics::gauge!("streams_lost", "group" => options.group);
+        gauge.set(0.0);
+        let mut new =
+            Self { streams: vec![State::default(); options.streams.len()], failure: None, gauge };
+        new.find_all();
+        new
     }
 
     /// For a new connection.
-    pub(super) fn lose_all(&mut self) {
-        self.lost.fill(Some(Instant::now()));
+    pub(super) fn find_all(&mut self) {
+        self.streams.iter_mut().for_each(|state| state.look_at = Some(Instant::now()));
     }
 
-    pub(super) fn lose(&mut self, stream: usize, error: &RedisError) {
-        if self.lost[stream].is_none() {
-            tracing::debug!(stream, %error, "a stream is away");
-            metrics::counter!("stream_losses_total").increment(1);
+    /// It could not be read, or not be found; `name` is for the log.
+    pub(super) fn lose(&mut self, stream: usize, name: &str, error: &RedisError) {
+        let now = Instant::now();
+        let state = &mut self.streams[stream];
+        state.look_at = Some(now + FIND_EVERY);
+        match state.failing_since {
+            None => {
+                state.failing_since = Some(now);
+                tracing::debug!(stream = name, %error, "a stream is away");
+                metrics::counter!("stream_losses_total").increment(1);
+                self.tell_count();
+            }
+            Some(since) if !state.is_told && since.elapsed() > TELL_AFTER => {
+                state.is_told = true;
+                tracing::warn!(stream = name, %error, "a stream cannot be read, trying again");
+            }
+            Some(_) => {}
         }
-        self.lost[stream] = Some(Instant::now() + FIND_EVERY);
+        self.failure = Some(error.clone());
+    }
+
+    /// It was read.
+    fn has_answered(&mut self, stream: usize, name: &str) {
+        let state = &mut self.streams[stream];
+        if state.failing_since.take().is_some() {
+            if std::mem::take(&mut state.is_told) {
+                tracing::info!(stream = name, "a stream can be read again");
+            }
+            self.tell_count();
+        }
+    }
+
+    fn tell_count(&self) {
+        let failing = self.streams.iter().filter(|state| state.failing_since.is_some());
+        self.gauge.set(failing.count() as f64);
     }
 
     pub(super) fn is_lost(&self, stream: usize) -> bool {
-        self.lost[stream].is_some()
+        self.streams[stream].look_at.is_some()
+    }
+
+    /// Why there is nothing to read from, when that is so.
+    fn all_lost(&self) -> Option<RedisError> {
+        self.failure.clone().filter(|_| self.streams.iter().all(|state| state.look_at.is_some()))
     }
 
     /// Those that are lost and whose time has come.
     fn due(&self) -> Vec<usize> {
         let now = Instant::now();
-        let is_due = |stream: &usize| self.lost[*stream].is_some_and(|at| at <= now);
-        (0..self.lost.len()).filter(is_due).collect()
+        let is_due = |stream: &usize| self.streams[*stream].look_at.is_some_and(|at| at <= now);
+        (0..self.streams.len()).filter(is_due).collect()
     }
 }
 
@@ -68,7 +123,7 @@ impl Consumer {
     pub(super) async fn read_apart(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -77,6 +132,9 @@ impl Consumer {
         loop {
             let has_found = self.find(reader).await?;
             let entries = self.read_each(reader, from, count).await?;
+            if let Some(error) = self.apart.as_ref().and_then(Apart::all_lost) {
+                return Err(error);
+            }
             // What has been found may have something parked.
             if has_found || !entries.is_empty() || Instant::now() >= until {
                 return Ok(entries);
@@ -88,6 +146,7 @@ impl Consumer {
 
     /// Makes sure of the groups of lost streams; whether one is back.
     async fn find(&mut self, reader: &mut Connection) -> RedisResult<bool> {
+        let names = &self.options.streams;
         let Some(apart) = &mut self.apart else { return Ok(false) };
         let due = apart.due();
         if due.is_empty() {
@@ -95,49 +154,44 @@ impl Consumer {
         }
         let mut pipeline = redis::pipe();
         for stream in &due {
-            pipeline.add_command(creating(&self.options.streams[*stream], self.options.group));
+            pipeline.add_command(creating(&names[*stream], self.options.group));
         }
         pipeline.ignore_errors();
         let answers: RedisResult<Vec<Value>> = pipeline.query_async(reader).await;
         let answers = match answers {
             Ok(answers) => answers,
             Err(error) => {
-                due.iter().for_each(|stream| apart.lose(*stream, &error));
-                let are_all = (0..self.options.streams.len()).all(|stream| apart.is_lost(stream));
-                return if are_all { Err(error) } else { Ok(false) };
+                due.iter().for_each(|stream| apart.lose(*stream, &names[*stream], &error));
+                return Ok(false);
             }
         };
-        let mut found = Vec::new();
+        let mut has_found = false;
         for (stream, answer) in due.into_iter().zip(answers) {
             match created(answer.extract_error()) {
                 Ok(()) => {
-                    apart.lost[stream] = None;
-                    found.push(stream);
+                    apart.streams[stream].look_at = None;
+                    self.parked[stream] = Some(START.to_owned());
+                    has_found = true;
                 }
-                Err(error) => apart.lose(stream, &error),
+                Err(error) => apart.lose(stream, &names[stream], &error),
             }
         }
-        if found.is_empty() {
-            return Ok(false);
-        }
-        let mut parked = self.parked.take().unwrap_or_else(|| self.all_from_start());
-        for stream in found {
-            START.clone_into(&mut parked[stream]);
-        }
-        self.parked = Some(parked);
-        Ok(true)
+        Ok(has_found)
     }
 
     async fn read_each(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
     ) -> RedisResult<Vec<Entry>> {
+        let names = &self.options.streams;
         let Some(apart) = &mut self.apart else { return Ok(Vec::new()) };
         let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
-        for (stream, (key, from)) in self.options.streams.iter().zip(from).enumerate() {
-            if !apart.is_lost(stream) {
+        for (stream, (key, from)) in names.iter().zip(from).enumerate() {
+            if let Some(from) = from
+                && !apart.is_lost(stream)
+            {
                 asked.push(stream);
                 pipeline.cmd("XREADGROUP").arg("GROUP").arg(self.options.group).arg(&self.name);
                 pipeline.arg("COUNT").arg(count).arg("STREAMS").arg(key).arg(from);
@@ -149,14 +203,20 @@ impl Consumer {
         pipeline.ignore_errors();
         let answers: RedisResult<Vec<Value>> = pipeline.query_async(reader).await;
         let answers = answers.inspect_err(|error| {
-            asked.iter().for_each(|stream| apart.lose(*stream, error));
+            asked.iter().for_each(|stream| apart.lose(*stream, &names[*stream], error));
         })?;
         let mut entries = Vec::new();
         for (stream, answer) in asked.into_iter().zip(answers) {
-            match answer.extract_error() {
-                Ok(Value::Nil) => {}
-                Ok(answer) => take(items(answer)?, stream, self.options.field, &mut entries)?,
-                Err(error) => apart.lose(stream, &error),
+            let answer = match answer.extract_error() {
+                Ok(answer) => answer,
+                Err(error) => {
+                    apart.lose(stream, &names[stream], &error);
+                    continue;
+                }
+            };
+            apart.has_answered(stream, &names[stream]);
+            if answer != Value::Nil {
+                take(items(answer)?, stream, self.options.field, &mut entries)?;
             }
         }
         Ok(entries)

@@ -24,8 +24,9 @@ pub struct Consumer {
     reader: Option<Connection>,
     /// Streams that no one command can read; `None` when one can.
     pub(super) apart: Option<Apart>,
-    /// Where to go on reading what is delivered to us and not held; `None` when there is nothing.
-    pub(super) parked: Option<Vec<String>>,
+    /// Where to go on reading what is delivered to us and not held, by stream; `None` where there
+    /// is nothing. Redis counts such a read as a delivery, so none is made for nothing.
+    pub(super) parked: Vec<Option<String>>,
     /// Where to go on looking for what other consumers left, by stream.
     claim_from: Vec<String>,
     control: Connection,
@@ -42,12 +43,12 @@ impl Consumer {
         let streams = options.streams.len();
         let are_together = redis.are_together(&options.streams);
         Ok(Self {
+            apart: (!are_together).then(|| Apart::new(&options)),
             options: Arc::new(options),
             control: redis.connection()?,
             redis,
             reader: None,
-            apart: (!are_together).then(|| Apart::new(streams)),
-            parked: None,
+            parked: vec![None; streams],
             claim_from: vec![START.to_owned(); streams],
             name: uuid::Uuid::now_v7().simple().to_string(),
             held: Arc::new(Mutex::new(vec![BTreeSet::new(); streams])),
@@ -70,7 +71,7 @@ impl Consumer {
 
     /// Whether there may be entries for [`Consumer::read_parked`].
     pub fn has_parked(&self) -> bool {
-        self.parked.is_some()
+        self.parked.iter().any(Option::is_some)
     }
 
     /// Lets go of entries without acknowledging them, when there is no room to work on them now.
@@ -79,9 +80,7 @@ impl Consumer {
         let mut held = self.held.lock();
         for entry in entries {
             held[entry.stream].remove(&entry.id);
-        }
-        if self.parked.is_none() {
-            self.parked = Some(self.all_from_start());
+            self.parked[entry.stream].get_or_insert_with(|| START.to_owned());
         }
     }
 
@@ -101,10 +100,6 @@ impl Consumer {
         result
     }
 
-    pub(super) fn all_from_start(&self) -> Vec<String> {
-        vec![START.to_owned(); self.options.streams.len()]
-    }
-
     /// The connection for reading; a new one makes sure of the group first.
     async fn reader(&mut self) -> RedisResult<Connection> {
         if let Some(reader) = &self.reader {
@@ -114,20 +109,20 @@ impl Consumer {
         let response_timeout = self.options.block + Duration::from_secs(2);
         let mut reader = self.redis.blocking(response_timeout).await?;
         match &mut self.apart {
-            Some(apart) => apart.lose_all(),
+            Some(apart) => apart.find_all(),
             None => {
                 for stream in &self.options.streams {
                     create_group(&mut reader, stream, self.options.group).await?;
                 }
             }
         }
-        self.parked = Some(self.all_from_start());
+        self.parked.fill(Some(START.to_owned()));
         Ok(self.reader.insert(reader).clone())
     }
 
     async fn try_read(&mut self, wait: bool) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
-        let new = vec![">".to_owned(); self.options.streams.len()];
+        let new = vec![Some(">".to_owned()); self.options.streams.len()];
         let block = wait.then_some(self.options.block);
         let entries = self.read_from(&mut reader, &new, self.options.count, block).await?;
         self.hold(&entries);
@@ -136,14 +131,19 @@ impl Consumer {
 
     async fn try_read_parked(&mut self, count: usize) -> RedisResult<Vec<Entry>> {
         let mut reader = self.reader().await?;
-        let Some(mut from) = self.parked.take() else { return Ok(Vec::new()) };
-        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
-        for entry in &entries {
-            from[entry.stream] = entry.id.to_string();
+        if !self.has_parked() {
+            return Ok(Vec::new());
         }
-        // A stream that came back meanwhile begins again.
-        if !entries.is_empty() && self.parked.is_none() {
-            self.parked = Some(from);
+        let nothing = vec![None; self.parked.len()];
+        let from = std::mem::replace(&mut self.parked, nothing);
+        let mut entries = self.read_from(&mut reader, &from, count, None).await?;
+        let mut next = vec![None; from.len()];
+        for entry in &entries {
+            next[entry.stream] = Some(entry.id.to_string());
+        }
+        for (parked, next) in self.parked.iter_mut().zip(next) {
+            // A stream that came back meanwhile begins again.
+            *parked = parked.take().or(next);
         }
         {
             let held = self.held.lock();
@@ -153,10 +153,11 @@ impl Consumer {
         Ok(entries)
     }
 
+    /// Reads on from these places; where there is none, the stream is left out.
     async fn read_from(
         &mut self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -170,7 +171,7 @@ impl Consumer {
     async fn read_together(
         &self,
         reader: &mut Connection,
-        from: &[String],
+        from: &[Option<String>],
         count: usize,
         block: Option<Duration>,
     ) -> RedisResult<Vec<Entry>> {
@@ -180,7 +181,9 @@ impl Consumer {
         if let Some(block) = block {
             command.arg("BLOCK").arg(block.as_millis() as u64);
         }
-        command.arg("STREAMS").arg(streams).arg(from);
+        let chosen = streams.iter().zip(from).filter_map(|(key, from)| Some((key, from.as_ref()?)));
+        let (keys, from): (Vec<&String>, Vec<&String>) = chosen.unzip();
+        command.arg("STREAMS").arg(keys).arg(from);
         let mut entries = Vec::new();
         let Value::Array(replies) = command.query_async(reader).await? else {
             return Ok(entries);
@@ -209,13 +212,16 @@ impl Consumer {
         self.reader().await?;
         let Options { streams, group, claim_idle, count, .. } = &*self.options;
         let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
-        for (stream, (key, from)) in streams.iter().zip(&self.claim_from).enumerate() {
+        for (stream, (key, from)) in streams.iter().zip(&mut self.claim_from).enumerate() {
             if self.apart.as_ref().is_some_and(|apart| apart.is_lost(stream)) {
+                // Half-way through it there would be more to claim for as long as it is away, and
+                // who claims all the time reads nothing new.
+                END_OF_CLAIMS.clone_into(from);
                 continue;
             }
             asked.push(stream);
             pipeline.cmd("XAUTOCLAIM").arg(key).arg(group).arg(&self.name);
-            pipeline.arg(claim_idle.as_millis() as u64).arg(from).arg("COUNT").arg(count);
+            pipeline.arg(claim_idle.as_millis() as u64).arg(&*from).arg("COUNT").arg(count);
         }
         pipeline.ignore_errors();
         let replies: Vec<Value> = pipeline.query_async(&mut self.control).await?;
@@ -279,24 +285,35 @@ impl Consumer {
             return Ok(());
         }
         self.renewed_at = Instant::now();
-        let options = Arc::clone(&self.options);
-        for (stream, key) in options.streams.iter().enumerate() {
-            let held: Vec<String> =
-                self.held.lock()[stream].iter().map(StreamId::to_string).collect();
-            for ids in held.chunks(1_000) {
+        let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
+        for (stream, held) in self.held.lock().iter().enumerate() {
+            if held.is_empty() || self.apart.as_ref().is_some_and(|apart| apart.is_lost(stream)) {
+                continue;
+            }
+            let ids: Vec<String> = held.iter().map(StreamId::to_string).collect();
+            for ids in ids.chunks(1_000) {
+                asked.push(stream);
+                pipeline.cmd("XCLAIM").arg(&self.options.streams[stream]).arg(self.options.group);
                 // JUSTID claims without counting a delivery.
-                let renewed: RedisResult<Value> = redis::cmd("XCLAIM")
-                    .arg(key)
-                    .arg(options.group)
-                    .arg(&self.name)
-                    .arg(0)
-                    .arg(ids)
-                    .arg("JUSTID")
-                    .query_async(&mut self.control)
-                    .await;
-                if let Err(error) = renewed {
-                    self.lose(stream, error)?;
-                    break;
+                pipeline.arg(&self.name).arg(0).arg(ids).arg("JUSTID");
+            }
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        pipeline.ignore_errors();
+        let answers: RedisResult<Vec<Value>> = pipeline.query_async(&mut self.control).await;
+        match answers {
+            Ok(answers) => {
+                for (stream, answer) in asked.into_iter().zip(answers) {
+                    if let Err(error) = answer.extract_error() {
+                        self.lose(stream, error)?;
+                    }
+                }
+            }
+            Err(error) => {
+                for stream in asked {
+                    self.lose(stream, error.clone())?;
                 }
             }
         }
@@ -306,7 +323,8 @@ impl Consumer {
     /// A stream that fails is lost alone where streams are apart; together they fail together.
     fn lose(&mut self, stream: usize, error: RedisError) -> RedisResult<()> {
         let Some(apart) = &mut self.apart else { return Err(error) };
-        apart.lose(stream, &error);
+        apart.lose(stream, &self.options.streams[stream], &error);
+        END_OF_CLAIMS.clone_into(&mut self.claim_from[stream]);
         Ok(())
     }
 
@@ -341,9 +359,12 @@ pub(super) fn creating(stream: &str, group: &str) -> Cmd {
     redis::cmd("XGROUP").arg("CREATE").arg(stream).arg(group).arg("0").arg("MKSTREAM").take()
 }
 
+/// Whether the group may be there. A Redis that is out of memory says so before it looks, and who
+/// stopped at that could never read, acknowledge and so make room. Where the group is missing
+/// indeed, reading says it.
 pub(super) fn created(answer: RedisResult<Value>) -> RedisResult<()> {
     match answer.map(|_| ()) {
-        Err(error) if error.code() == Some("BUSYGROUP") => Ok(()),
+        Err(error) if matches!(error.code(), Some("BUSYGROUP" | "OOM")) => Ok(()),
         other => other,
     }
 }

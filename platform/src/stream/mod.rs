@@ -11,8 +11,10 @@
 //! being worked on, without counting as a delivery. What there is no room for is parked: it stays
 //! delivered, and is read again later.
 //!
-//! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM, XGROUP CREATE
-//! and XTRIM, since a Redis that is out of memory refuses the rest. Dead letters are the caller's.
+//! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XTRIM, since
+//! a Redis that is out of memory refuses the rest, and what is to make room must not depend on it.
+//! XGROUP CREATE is refused, too, also for a group that exists: that is no reason not to read.
+//! Dead letters are the caller's.
 //!
 //! **On a cluster** streams of one hash slot are read as on one server. Streams of several are
 //! asked for one by one (`apart.rs`), and a master that is away keeps nobody from the others.

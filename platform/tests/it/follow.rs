@@ -62,7 +62,10 @@ impl World {
     }
 
     fn follow(&self, stop: &CancellationToken) -> JoinHandle<()> {
-        let health = Health::new("test");
+        self.follow_as(&Health::new("test"), stop)
+    }
+
+    fn follow_as(&self, health: &Health, stop: &CancellationToken) -> JoinHandle<()> {
         let options = Options {
             streams: vec![STREAM.to_owned()],
             group: "test",
@@ -80,6 +83,11 @@ impl World {
             stop.clone(),
         );
         tokio::spawn(async move { following.await.unwrap() })
+    }
+
+    async fn limit_memory(&self, bytes: u64) {
+        let set = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).clone();
+        let () = set.query_async(&mut self.connection().await).await.unwrap();
     }
 
     async fn until_seen(&self, count: usize) {
@@ -165,4 +173,37 @@ async fn a_stream_is_kept_until_every_group_that_must_exist_has_read_it() {
     assert_eq!(trimmed, Trimmed::default());
     let trimmed = trim_for(&mut control, STREAM, &["test"]).await.unwrap();
     assert_eq!(trimmed, Trimmed { trimmed: 20, left: 0 });
+}
+
+#[tokio::test]
+async fn a_full_queue_is_emptied_also_by_one_who_comes_new() {
+    let world = World::start().await;
+    // Without a group there is nothing to read through, and that is said.
+    world.add(0..5).await;
+    world.limit_memory(1).await;
+    let (stop, health) = (CancellationToken::new(), Health::new("test"));
+    let dependency = health.dependency("queue");
+    dependency.up();
+    let following = world.follow_as(&health, &stop);
+    let start = Instant::now();
+    while dependency.is_up() {
+        assert!(start.elapsed() < DEADLINE, "nobody says that the group is missing");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    world.limit_memory(0).await;
+    world.until_seen(5).await;
+    stop.cancel();
+    following.await.unwrap();
+
+    world.add(5..40).await;
+    world.limit_memory(1).await;
+    let stop = CancellationToken::new();
+    let following = world.follow(&stop);
+    world.until_seen(40).await;
+    stop.cancel();
+    following.await.unwrap();
+    assert_eq!(world.pending().await, 0);
+    let mut control = platform::redis::manager(&world.client).unwrap();
+    let trimmed = trim_for(&mut control, STREAM, &["test"]).await.unwrap();
+    assert_eq!(trimmed, Trimmed { trimmed: 40, left: 0 });
 }
