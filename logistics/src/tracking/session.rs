@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use axum::{
+    body::Bytes,
     extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade},
     response::Response,
 };
@@ -171,7 +172,7 @@ async fn subscribe(
                 Ending::Unavailable
             }
         })?;
-    write(socket, [connected.json()], timing.blocked_max).await?;
+    write(socket, [Message::Text(connected.json())], timing.blocked_max).await?;
     Ok((feed, seat))
 }
 
@@ -224,7 +225,15 @@ async fn follow(
             }
             Batch { events, location } = feed.next() => {
                 let texts = events.iter().map(status_change_json).chain(location);
-                if let Err(ending) = write(socket, texts, timing.blocked_max).await {
+                let now = Instant::now();
+                // By itself a ping is a wake-up and a write more, as much as a position.
+                let ping = (ping_at <= now + timing.ping_every / 4).then(ping);
+                if ping.is_some() {
+                    frames = 0;
+                    ping_at = now + timing.ping_every;
+                }
+                let messages = texts.map(Message::Text).chain(ping);
+                if let Err(ending) = write(socket, messages, timing.blocked_max).await {
                     return ending;
                 }
             }
@@ -239,11 +248,8 @@ async fn follow(
                 if ping_at <= now {
                     frames = 0;
                     ping_at = now + timing.ping_every;
-                    let ping = socket.send(Message::Ping(axum::body::Bytes::new()));
-                    match timeout(timing.blocked_max, ping).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(_)) => return Ending::Gone,
-                        Err(_) => return Ending::Blocked,
+                    if let Err(ending) = write(socket, [ping()], timing.blocked_max).await {
+                        return ending;
                     }
                 }
                 let next = ping_at.min(heard_at + timing.dead_after);
@@ -259,15 +265,19 @@ async fn follow(
     }
 }
 
-/// Hands all texts to the socket and flushes once: with many sockets, system calls are the cost.
+fn ping() -> Message {
+    Message::Ping(Bytes::new())
+}
+
+/// Hands all messages to the socket and flushes once: with many sockets, system calls are the cost.
 async fn write(
     socket: &mut WebSocket,
-    texts: impl IntoIterator<Item = Utf8Bytes>,
+    messages: impl IntoIterator<Item = Message>,
     blocked_max: Duration,
 ) -> Result<(), Ending> {
     let all = async {
-        for text in texts {
-            socket.feed(Message::Text(text)).await?;
+        for message in messages {
+            socket.feed(message).await?;
         }
         socket.flush().await
     };

@@ -415,6 +415,29 @@ async fn a_client_that_does_not_answer_pings_is_dead(db: PgPool) {
 }
 
 #[sqlx::test(migrator = "crate::MIGRATOR")]
+async fn pings_go_along_with_positions_and_are_few(db: PgPool) {
+    let ping_every = Duration::from_millis(200);
+    let server = Server::start(db, Timing { ping_every, ..Timing::default() }).await;
+    let order_id = server.order().await;
+    let (mut client, _) = server.watch(order_id, None).await;
+    let (mut positions, mut pings) = (0, 0);
+    while pings < 3 {
+        positions += 1;
+        server.hub.publish(&position(1, positions));
+        // What follows a position is the next one, unless a ping comes between.
+        loop {
+            match client.next().await {
+                tungstenite::Message::Text(_) => break,
+                tungstenite::Message::Ping(_) => pings += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    // Hundreds fit between two of them.
+    assert!(positions > 2 * pings, "{pings} pings came with {positions} positions");
+}
+
+#[sqlx::test(migrator = "crate::MIGRATOR")]
 async fn a_stop_spreads_its_goodbyes_and_says_where_to_go_on(db: PgPool) {
     let close_spread = Duration::from_millis(500);
     let server = Server::start(db, Timing { close_spread, ..Timing::default() }).await;
