@@ -65,7 +65,7 @@ fn round_trip_us() -> anyhow::Result<f64> {
 
 /// The least of many, which no interruption makes longer.
 fn hash_ms() -> f64 {
-    let bytes = vec![0x5a; HASHED_BYTES];
+    let bytes = vec![0x5a_u8; HASHED_BYTES];
     let times = (0..HASHINGS).map(|_| {
         let begin = Instant::now();
         black_box(black_box(&bytes).iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
