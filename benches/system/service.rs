@@ -13,6 +13,8 @@ use crate::observe::{self, var};
 
 /// Issuer and audience of the tokens of `devstack exec`.
 const NAME: &str = "swift-eats";
+/// Where logistics is told to listen.
+const LISTEN: &str = "LOGISTICS_LISTEN";
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// A service ends within 15 s of the request to end.
 const STOP_LIMIT: Duration = Duration::from_secs(20);
@@ -103,7 +105,7 @@ pub(crate) fn admin() -> anyhow::Result<String> {
 
 /// Starts logistics with all that it does.
 pub(crate) async fn start_logistics() -> anyhow::Result<Service> {
-    Service::start(&["logistics", "all"], "LOGISTICS_LISTEN", None).await
+    Service::start(&["logistics", "all"], LISTEN, None).await
 }
 
 /// The processes of `devstack exec` and these services.
@@ -115,6 +117,9 @@ pub(crate) fn processes(services: &[Service]) -> anyhow::Result<String> {
 /// Settings of `bench-system logistics`.
 #[derive(clap::Args)]
 pub(crate) struct LogisticsArgs {
+    /// Start this program and its arguments in place of logistics, to compare another server
+    #[arg(long, value_name = "WORDS")]
+    instead: Option<String>,
     /// The command and its arguments, after `--`; LOGISTICS_URL tells it where
     #[arg(last = true, required = true, value_name = "CMD")]
     command: Vec<String>,
@@ -122,7 +127,13 @@ pub(crate) struct LogisticsArgs {
 
 /// Runs a command with one logistics process; answers the command's exit code.
 pub(crate) async fn logistics(args: LogisticsArgs) -> anyhow::Result<u8> {
-    let service = [start_logistics().await?];
+    let service = [match &args.instead {
+        Some(words) => {
+            let words: Vec<&str> = words.split_whitespace().collect();
+            Service::start(&words, LISTEN, None).await?
+        }
+        None => start_logistics().await?,
+    }];
     service[0].ready().await?;
     let env = vec![("LOGISTICS_URL", service[0].url())];
     let code = observe::run(&args.command, env, processes(&service)?).await?;

@@ -1,7 +1,8 @@
 //! How fast the machine is just now.
 //!
-//! Machines that share their hardware, and a fix costs mostly system calls and wake-ups, differ from
-//! hour to hour by a factor of two. What these two figures are multiplied by, every row is, too.
+//! Half of what a fix costs is system calls and wake-ups. What these take differs between machines,
+//! and on a shared one by half from hour to hour, so a row is told with what a round trip takes where
+//! it was measured. The second figure tells whether the clock is slower, too; neither tells of memory.
 
 use std::{
     fmt,
