@@ -91,10 +91,10 @@ fn head(settings: &Settings) -> anyhow::Result<String> {
          \"bar\" is what must be reached and \"aim\" what we are after; CPU is that of all services, \
          Redis and PostgreSQL for each event, request, order or message, one figure a run. Of a row \
          with two runs the better rate counts. \"machine\" is how fast it was just before the row, as \
-         machines differ, and shared ones from hour to hour: CPU of a byte's round trip between two threads over \
-         loopback, and the time to hash a megabyte by FNV-1a. Divide by the first before comparing \
-         rows of other days. The commands below repeat each row with the programs \
-         of `make build` on the path: `PATH=$PWD/target/release:$PATH`.\n",
+         machines differ, and shared ones from hour to hour: CPU of a byte's round trip between two \
+         threads over loopback, and the time to hash a megabyte by FNV-1a. Divide by the first before \
+         comparing rows of other days. The commands below repeat each row with the programs of \
+         `make build` on the path: `PATH=$PWD/target/release:$PATH`.\n",
         chrono::Utc::now().format("%Y-%m-%d %H:%M UTC"),
         commit(),
         machine(),

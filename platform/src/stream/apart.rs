@@ -106,7 +106,8 @@ impl Apart {
 
     /// Why there is nothing to read from, when that is so.
     fn all_lost(&self) -> Option<RedisError> {
-        self.failure.clone().filter(|_| self.streams.iter().all(|state| state.look_at.is_some()))
+        let are_all = (0..self.streams.len()).all(|stream| self.is_lost(stream));
+        if are_all { self.failure.clone() } else { None }
     }
 
     /// Those that are lost and whose time has come.
