@@ -113,3 +113,47 @@ async fn a_shard_that_is_silent_while_others_speak_is_loaded_again() {
     .await;
     following.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shard_that_cannot_be_loaded_goes_on_with_what_comes() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let cluster = RedisCluster::start(RedisRole::Live, &dir.path().join("cluster")).await.unwrap();
+    let live = Redis::open(&cluster.url().into()).unwrap();
+    let mut connection = live.connection().unwrap();
+    let (came, stored) = ([1; 64], [2; 64]);
+    let came = Position::decode(&came).unwrap();
+    let shard = shard_of(came.driver_id, 2);
+    // Of another type than it is read as.
+    let () = redis::cmd("SET")
+        .arg(positions_key(shard))
+        .arg("unreadable")
+        .query_async(&mut connection)
+        .await
+        .unwrap();
+    let following = Following::start(live.clone(), 2);
+    until("the other shard is loaded", async || following.loaded.is_cancelled()).await;
+
+    let header = [&[1][..], &7_u64.to_be_bytes(), &1_u64.to_be_bytes()].concat();
+    let frame = [&header[..], came.encode().as_slice()].concat();
+    until("a frame's position is taken in", async || {
+        let () = redis::cmd("PUBLISH")
+            .arg(live_channel(shard))
+            .arg(frame.as_slice())
+            .query_async(&mut connection)
+            .await
+            .unwrap();
+        following.current.get(came.driver_id).is_some()
+    })
+    .await;
+
+    let stored = Position::decode(&stored).unwrap();
+    let mut repair = redis::pipe();
+    repair.del(positions_key(shard));
+    repair.hset(positions_key(shard), "driver", stored.encode().as_slice());
+    let () = repair.query_async(&mut connection).await.unwrap();
+    until("it is loaded, without another frame", async || {
+        following.current.get(stored.driver_id).is_some()
+    })
+    .await;
+    following.stop().await;
+}

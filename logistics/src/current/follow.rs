@@ -1,0 +1,243 @@
+//! Following the channels of current positions: subscribing, loading, and noticing what is missing.
+
+use std::time::Duration;
+
+use contracts::{
+    frame::{self, FrameId},
+    position::Position,
+    streams::{epoch_key, frame_key, live_channel, positions_key, shard_of_channel},
+};
+use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use platform::{
+    health::Dependency,
+    redis::{Connection, Redis},
+};
+use redis::RedisResult;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{Current, shard::Shard};
+
+/// Without any frame for this long the connection is taken for dead; heartbeats come every second.
+const SILENCE_MAX: Duration = Duration::from_secs(4);
+/// Shards of a cluster that have fallen silent are looked for this often.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// A server that has not answered by now, though it took the connection, is silent.
+const SUBSCRIBE_MAX: Duration = Duration::from_secs(2);
+/// Pause before connecting, or loading, again.
+const RETRY: Duration = Duration::from_millis(250);
+
+impl Current {
+    /// Follows the channels until `shutdown`; `loaded` is cancelled once the first load is done.
+    pub async fn follow(
+        &self,
+        live: Redis,
+        shards: u16,
+        dependency: Dependency,
+        loaded: CancellationToken,
+        shutdown: CancellationToken,
+    ) -> anyhow::Result<()> {
+        let mut control = live.connection()?;
+        while !shutdown.is_cancelled() {
+            let session = self.session(&live, &mut control, shards, &dependency, &loaded);
+            tokio::select! {
+                () = shutdown.cancelled() => break,
+                result = session => if let Err(error) = result {
+                    dependency.down(&error);
+                    metrics::counter!("gps_live_resubscriptions_total").increment(1);
+                    tracing::warn!(%error, "lost the channel of current positions");
+                },
+            }
+            tokio::time::sleep(RETRY).await;
+        }
+        Ok(())
+    }
+
+    /// One connection's life: subscribe, load everything, follow.
+    async fn session(
+        &self,
+        live: &Redis,
+        control: &mut Connection,
+        shards: u16,
+        dependency: &Dependency,
+        loaded: &CancellationToken,
+    ) -> RedisResult<()> {
+        let mut pubsub = live.pubsub().await?;
+        let channels: Vec<String> = (0..shards).map(live_channel).collect();
+        let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
+        subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
+        // Subscribed first, loaded second: what moves in between arrives as a frame.
+        let (mut following, unloaded) = self.load(control, shards).await?;
+        dependency.up();
+        loaded.cancel();
+        let mut messages = pubsub.on_message();
+        // One server brings the frames of all shards or of none.
+        let mut heard = live.is_cluster().then(|| Heard::new(shards, Instant::now()));
+        // Aside: a master that is away takes seconds to show it, while others go on.
+        let mut loads = FuturesUnordered::new();
+        let loading = control.clone();
+        let load = |shard: u16, pause: Duration| {
+            let mut control = loading.clone();
+            async move {
+                tokio::time::sleep(pause).await;
+                (shard, self.load_shard(&mut control, shard).await)
+            }
+        };
+        loads.extend(unloaded.into_iter().map(|shard| load(shard, RETRY)));
+        let mut silent_at = Instant::now() + SILENCE_MAX;
+        loop {
+            let message = tokio::select! {
+                biased;
+                Some((shard, result)) = loads.next(), if !loads.is_empty() => {
+                    let state = &mut following[usize::from(shard)];
+                    match result {
+                        Ok(upto) if state.loaded(upto) => loads.push(load(shard, Duration::ZERO)),
+                        Ok(_) => {}
+                        Err(_) if live.is_cluster() => {
+                            state.load_failed();
+                            loads.push(load(shard, RETRY));
+                        }
+                        Err(error) => return Err(error),
+                    }
+                    continue;
+                }
+                message = tokio::time::timeout_at(silent_at, messages.next()) => message,
+            };
+            let now = Instant::now();
+            silent_at = now + SILENCE_MAX;
+            let missing: Vec<u16> = match message {
+                Ok(Some(message)) => {
+                    let shard = shard_of_channel(message.get_channel_name());
+                    let Some(shard) = shard.filter(|shard| *shard < shards) else { continue };
+                    let state = &mut following[usize::from(shard)];
+                    let follows = self.take_frame(message.get_payload_bytes(), state);
+                    let silent = heard.as_mut().map(|heard| heard.note(shard, now));
+                    let gap = (!follows).then_some(shard).into_iter();
+                    gap.chain(silent.unwrap_or_default())
+                        .inspect(|_| metrics::counter!("gps_live_gaps_total").increment(1))
+                        .collect()
+                }
+                Ok(None) => return Err(closed("the subscription ended")),
+                // Its other nodes may be well while this one hears none of them.
+                Err(_) if live.is_cluster() => return Ok(()),
+                // A system without a worker is silent, too; what counts is whether Redis is.
+                Err(_) => {
+                    redis::cmd("PING").query_async::<()>(control).await?;
+                    (0..shards).collect()
+                }
+            };
+            for shard in missing {
+                if following[usize::from(shard)].miss() {
+                    loads.push(load(shard, Duration::ZERO));
+                }
+            }
+        }
+    }
+
+    /// Takes a frame in; whether it continues what came before.
+    fn take_frame(&self, bytes: &[u8], shard: &mut Shard) -> bool {
+        match frame::decode(bytes) {
+            Ok((id, positions)) => {
+                let is_heartbeat = positions.len() == 0;
+                // Also when one before it is missing: positions only move forward.
+                self.apply(positions.filter_map(Result::ok));
+                shard.frame(id, is_heartbeat)
+            }
+            Err(error) => {
+                // A newer build may speak a newer version: loading works for every version.
+                tracing::warn!(%error, "unreadable frame");
+                false
+            }
+        }
+    }
+
+    /// Loads all shards. Those of a cluster's master that is away are answered beside them, to be
+    /// loaded later.
+    async fn load(&self, control: &Connection, shards: u16) -> RedisResult<(Vec<Shard>, Vec<u16>)> {
+        let loads = (0..shards).map(async |shard| {
+            let mut control = control.clone();
+            self.load_shard(&mut control, shard).await
+        });
+        let (mut following, mut unloaded) = (Vec::new(), Vec::new());
+        let mut failure = None;
+        for (shard, result) in (0..shards).zip(join_all(loads).await) {
+            let mut state = Shard::default();
+            state.miss();
+            match result {
+                Ok(upto) => _ = state.loaded(upto),
+                Err(error) if control.is_cluster() => {
+                    unloaded.push(shard);
+                    failure = Some(error);
+                }
+                Err(error) => return Err(error),
+            }
+            following.push(state);
+        }
+        match failure {
+            Some(error) if unloaded.len() == following.len() => Err(error),
+            _ => Ok((following, unloaded)),
+        }
+    }
+
+    /// Loads one shard; answers where its frames go on, `None` when the shard is still empty.
+    ///
+    /// Not a transaction: positions that are newer than the number come again with their frames,
+    /// and one that a cluster refuses for its slot does not say so.
+    async fn load_shard(
+        &self,
+        control: &mut Connection,
+        shard: u16,
+    ) -> RedisResult<Option<FrameId>> {
+        let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =
+            redis::pipe()
+                .cmd("GET")
+                .arg(epoch_key(shard))
+                .cmd("GET")
+                .arg(frame_key(shard))
+                .cmd("HVALS")
+                .arg(positions_key(shard))
+                .query_async(control)
+                .await?;
+        #[cfg(feature = "sabotage")]
+        let positions = crate::sabotage::loaded(positions);
+        self.apply(positions.iter().filter_map(|bytes| Position::decode(bytes).ok()));
+        let epoch = epoch.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
+        Ok(epoch
+            .map(|epoch| FrameId { epoch: u64::from_be_bytes(epoch), number: number.unwrap_or(0) }))
+    }
+}
+
+/// When each shard was heard of, or loaded, for the last time.
+struct Heard {
+    at: Vec<Instant>,
+    look_at: Instant,
+}
+
+impl Heard {
+    fn new(shards: u16, now: Instant) -> Self {
+        Self { at: vec![now; usize::from(shards)], look_at: now + LOOK_EVERY }
+    }
+
+    /// Notes that one was heard of; answers those that have been silent meanwhile, and again only
+    /// after as long a time.
+    fn note(&mut self, shard: u16, now: Instant) -> Vec<u16> {
+        if let Some(at) = self.at.get_mut(usize::from(shard)) {
+            *at = now;
+        }
+        let mut silent = Vec::new();
+        if now >= self.look_at {
+            self.look_at = now + LOOK_EVERY;
+            for (shard, at) in (0..).zip(&mut self.at) {
+                if now.duration_since(*at) > SILENCE_MAX {
+                    *at = now;
+                    silent.push(shard);
+                }
+            }
+        }
+        silent
+    }
+}
+
+fn closed(what: &'static str) -> redis::RedisError {
+    redis::RedisError::from(std::io::Error::new(std::io::ErrorKind::ConnectionAborted, what))
+}
