@@ -131,13 +131,16 @@ impl Consumer {
         let until = Instant::now() + block.unwrap_or_default();
         let mut pause = PAUSE;
         loop {
-            let has_found = self.find(reader).await?;
-            let entries = self.read_each(reader, from, count).await?;
-            if let Some(error) = self.apart.as_ref().and_then(Apart::all_lost) {
+            let found = self.find(reader).await;
+            let read = self.read_each(reader, from, count).await?;
+            // What others have lost, who use another connection, says nothing against this one.
+            let has_asked = found.is_some() || read.is_some();
+            if has_asked && let Some(error) = self.apart.as_ref().and_then(Apart::all_lost) {
                 return Err(error);
             }
+            let entries = read.unwrap_or_default();
             // What has been found may have something parked.
-            if has_found || !entries.is_empty() || Instant::now() >= until {
+            if found == Some(true) || !entries.is_empty() || Instant::now() >= until {
                 return Ok(entries);
             }
             tokio::time::sleep(pause).await;
@@ -145,13 +148,14 @@ impl Consumer {
         }
     }
 
-    /// Makes sure of the groups of lost streams; whether one is back.
-    async fn find(&mut self, reader: &mut Connection) -> RedisResult<bool> {
+    /// Makes sure of the groups of lost streams; whether one is back, `None` when it was not yet
+    /// time to ask.
+    async fn find(&mut self, reader: &mut Connection) -> Option<bool> {
         let names = &self.options.streams;
-        let Some(apart) = &mut self.apart else { return Ok(false) };
+        let apart = self.apart.as_mut()?;
         let due = apart.due();
         if due.is_empty() {
-            return Ok(false);
+            return None;
         }
         let mut pipeline = redis::pipe();
         for stream in &due {
@@ -163,7 +167,7 @@ impl Consumer {
             Ok(answers) => answers,
             Err(error) => {
                 due.iter().for_each(|stream| apart.lose(*stream, &names[*stream], &error));
-                return Ok(false);
+                return Some(false);
             }
         };
         let mut has_found = false;
@@ -177,17 +181,18 @@ impl Consumer {
                 Err(error) => apart.lose(stream, &names[stream], &error),
             }
         }
-        Ok(has_found)
+        Some(has_found)
     }
 
+    /// Entries of the streams that are there; `None` when there was none to ask for.
     async fn read_each(
         &mut self,
         reader: &mut Connection,
         from: &[Option<String>],
         count: usize,
-    ) -> RedisResult<Vec<Entry>> {
+    ) -> RedisResult<Option<Vec<Entry>>> {
         let names = &self.options.streams;
-        let Some(apart) = &mut self.apart else { return Ok(Vec::new()) };
+        let Some(apart) = &mut self.apart else { return Ok(None) };
         let (mut pipeline, mut asked) = (redis::pipe(), Vec::new());
         for (stream, (key, from)) in names.iter().zip(from).enumerate() {
             if let Some(from) = from
@@ -199,14 +204,19 @@ impl Consumer {
             }
         }
         if asked.is_empty() {
-            return Ok(Vec::new());
+            return Ok(None);
         }
         pipeline.ignore_errors();
         let answers: RedisResult<Vec<Value>> = pipeline.query_async(reader).await;
-        let answers = answers.inspect_err(|error| {
-            asked.iter().for_each(|stream| apart.lose(*stream, &names[*stream], error));
-        })?;
         let mut entries = Vec::new();
+        let answers = match answers {
+            Ok(answers) => answers,
+            // Those asked for may be of one master, while others, with nothing parked, are well.
+            Err(error) => {
+                asked.iter().for_each(|stream| apart.lose(*stream, &names[*stream], &error));
+                return Ok(Some(entries));
+            }
+        };
         for (stream, answer) in asked.into_iter().zip(answers) {
             let answer = match answer.extract_error() {
                 Ok(answer) => answer,
@@ -220,7 +230,7 @@ impl Consumer {
                 take(items(answer)?, stream, self.options.field, &mut entries)?;
             }
         }
-        Ok(entries)
+        Ok(Some(entries))
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use redis::{Cmd, RedisError, RedisResult, Value};
+use redis::{Cmd, RedisError, RedisResult, Value, from_redis_value};
 
 use super::{Acker, Entry, Held, Options, StreamId, apart::Apart, entry, two, unexpected};
 use crate::redis::{Connection, Redis};
@@ -268,9 +268,18 @@ impl Consumer {
             pipeline.cmd("XPENDING").arg(&self.options.streams[entry.stream]);
             pipeline.arg(self.options.group).arg(&id).arg(&id).arg(1);
         }
+        pipeline.ignore_errors();
+        let answers: Vec<Value> = pipeline.query_async(&mut self.control).await?;
         type Pending = Vec<(String, String, u64, u32)>;
-        let pending: Vec<Pending> = pipeline.query_async(&mut self.control).await?;
-        for (entry, pending) in entries.iter_mut().zip(pending) {
+        for (entry, answer) in entries.iter_mut().zip(answers) {
+            let pending: Pending = match answer.extract_error() {
+                Ok(pending) => from_redis_value(pending)?,
+                // Claimed it is; how often it was delivered, the next who claims it will know.
+                Err(error) => {
+                    self.lose(entry.stream, error)?;
+                    continue;
+                }
+            };
             if let Some((_, _, _, deliveries)) = pending.first() {
                 entry.deliveries = *deliveries;
             }
