@@ -159,6 +159,7 @@ impl Relay {
         let mut is_well = true;
         while !stop.is_cancelled() {
             self.heartbeat.beat();
+            let began = Instant::now();
             let (pause, may_wake) = match self.step().await {
                 Ok(moved) => {
                     if !is_well && self.resting.is_empty() {
@@ -167,6 +168,7 @@ impl Relay {
                     }
                     retry = RETRY_MIN;
                     match moved {
+                        _ if !self.resting.is_empty() => (pause_beside(began.elapsed()), false),
                         0 => (POLL, true),
                         1..BUSY => (PAUSE, false),
                         BUSY..BATCH => (PAUSE_BUSY, false),
@@ -207,12 +209,12 @@ impl Relay {
 
     async fn step_on(&mut self, connection: &mut PgConnection) -> Result<usize, RelayError> {
         self.count(connection).await?;
+        self.wake_streams().await;
         // Most steps of a quiet time end here, with one short statement.
         let first: Option<i64> = sqlx::query_scalar(FIRST).fetch_optional(&mut *connection).await?;
         if first.is_none() {
             return Ok(0);
         }
-        self.wake_streams().await;
         let mut tx = connection.begin().await?;
         let is_ours: bool = sqlx::query(TAKE_TURN)
             .bind(TURN)
@@ -285,6 +287,10 @@ impl Relay {
             for stream in look.await.unwrap_or_default() {
                 self.resting.remove(&stream);
             }
+            if self.resting.is_empty() {
+                // Another relay may move what is left, so that this one would never say it.
+                self.dependency.up();
+            }
             self.look_at = Instant::now() + LOOK_EVERY;
         }
         if self.look.is_none() && !self.resting.is_empty() && Instant::now() >= self.look_at {
@@ -303,6 +309,13 @@ impl Relay {
         metrics::gauge!("outbox_backlog").set(waiting as f64);
         Ok(())
     }
+}
+
+/// The pause after a step beside streams that rest. Each step passes all their rows to find those
+/// of others, and the longer they rest the more these are: with nine times the step's own time the
+/// database is busy with it for a tenth of the time, however often the relay is woken.
+fn pause_beside(step: Duration) -> Duration {
+    (step * 9).clamp(POLL, STEP_MAX)
 }
 
 /// Those streams whose masters answer and have the replicas that are asked for.

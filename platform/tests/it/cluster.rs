@@ -65,6 +65,25 @@ async fn limit_memory(cluster: &RedisCluster, bytes: u64) {
     }
 }
 
+/// A figure as it is shown; 0 when it is not.
+fn metric(metrics: &platform::telemetry::Metrics, name: &str) -> u64 {
+    let shown = metrics.render();
+    let value = shown.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+/// The streams whose slots the first node has at the start.
+async fn of_first_master(cluster: &RedisCluster) -> Vec<u32> {
+    let mut streams = Vec::new();
+    for at in 0..STREAMS {
+        let slot: u16 = ask(cluster, 0, &["CLUSTER", "KEYSLOT", &stream(at)]).await;
+        if slot < 16_384 / 3 {
+            streams.push(at);
+        }
+    }
+    streams
+}
+
 /// Remembers what it applied.
 #[derive(Clone, Default)]
 struct Seen(Arc<Mutex<Vec<u32>>>);
@@ -126,6 +145,10 @@ impl Outbox {
         let relaying = tokio::spawn(relay.unwrap().run(stop.clone()));
         (stop, relaying)
     }
+}
+
+async fn length(connection: &mut Connection, at: u32) -> usize {
+    redis::cmd("XLEN").arg(stream(at)).query_async(connection).await.unwrap()
 }
 
 /// The numbers in a stream, in the order in which each came for the first time.
@@ -295,6 +318,38 @@ async fn a_stream_that_comes_back_leaves_those_that_stayed_as_they_are() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_parked_on_a_master_that_goes_is_no_failure_of_the_others() {
+    let dir = platform::stores::temp_dir().unwrap();
+    let (cluster, redis) = start(&dir).await;
+    let mut connection = redis.connection().unwrap();
+    assert_eq!(add(&mut connection, 0).await.len(), STREAMS as usize);
+    let mut consumer = Consumer::new(redis, options((0..STREAMS).map(stream).collect())).unwrap();
+    let mut read = Vec::new();
+    until("everything is read", async || {
+        read.extend(consumer.read(true).await.unwrap());
+        read.len() == STREAMS as usize
+    })
+    .await;
+    while consumer.has_parked() {
+        assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
+    }
+
+    let of_first = of_first_master(&cluster).await;
+    read.retain(|entry| of_first.contains(&(entry.stream as u32)));
+    cluster.nodes()[0].kill();
+    consumer.park(&read);
+    let mut again = BTreeSet::new();
+    until("the replica that took over has it", async || {
+        let entries = consumer.read_parked(10).await.unwrap();
+        again.extend(entries.into_iter().map(|entry| entry.stream as u32));
+        let _ = consumer.read(false).await.unwrap();
+        again.len() == of_first.len()
+    })
+    .await;
+    assert!(again.iter().eq(&of_first), "{again:?}, but others were still held");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn claiming_ends_though_a_stream_is_lost_half_way() {
     let metrics = platform::telemetry::metrics();
     let dir = platform::stores::temp_dir().unwrap();
@@ -400,13 +455,7 @@ async fn a_stream_that_nobody_confirms_keeps_no_other_from_its_rows() {
     let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
     let mut connection = redis.connection().unwrap();
     cluster.nodes()[3].kill();
-    let mut lonely = Vec::new();
-    for at in 0..STREAMS {
-        let slot: u16 = ask(&cluster, 0, &["CLUSTER", "KEYSLOT", &stream(at)]).await;
-        if slot < 16_384 / 3 {
-            lonely.push(at);
-        }
-    }
+    let lonely = of_first_master(&cluster).await;
     let stuck = lonely[0];
     let healthy: Vec<u32> = (0..STREAMS).filter(|at| !lonely.contains(at)).collect();
 
@@ -415,25 +464,21 @@ async fn a_stream_that_nobody_confirms_keeps_no_other_from_its_rows() {
     outbox.insert(&stuck.to_string(), 0, many - 1).await;
     outbox.insert("number % 16", many, many + 159).await;
     let (stop, relaying) = outbox.relay(&redis);
+    let mut moved = Vec::new();
     for at in &healthy {
         until("the rows of the others are moved", async || outbox.waiting(&stream(*at)).await == 0)
             .await;
+        // A busy machine may need more than one try.
+        moved.push(length(&mut connection, *at).await);
     }
-    let unconfirmed = || -> u64 {
-        let shown = metrics.render();
-        let name = "redis_unconfirmed_writes_total ";
-        let count = shown.lines().find_map(|line| line.strip_prefix(name));
-        count.map_or(0, |count| count.parse().unwrap())
-    };
+    let unconfirmed = || metric(metrics, "redis_unconfirmed_writes_total");
     let enough = unconfirmed() + 3 * lonely.len() as u64;
     until("it has been looked for the replica", async || unconfirmed() >= enough).await;
-    for at in healthy {
-        let added: usize =
-            redis::cmd("XLEN").arg(stream(at)).query_async(&mut connection).await.unwrap();
-        assert_eq!(added, 10, "nothing is added again to stream {at}");
+    for (at, moved) in healthy.into_iter().zip(moved) {
+        let added = length(&mut connection, at).await;
+        assert_eq!(added, moved, "nothing is added again to stream {at}");
     }
-    let added: usize =
-        redis::cmd("XLEN").arg(stream(stuck)).query_async(&mut connection).await.unwrap();
+    let added = length(&mut connection, stuck).await;
     assert_eq!(added, BATCH, "nothing is added again before there is somebody to confirm");
 
     cluster.nodes()[3].restart().await.unwrap();
@@ -443,6 +488,25 @@ async fn a_stream_that_nobody_confirms_keeps_no_other_from_its_rows() {
     let mut expected: Vec<i32> = (0..many).collect();
     expected.extend((many..many + 160).filter(|number| *number as u32 % STREAMS == stuck));
     assert_eq!(first_times(&mut connection, stuck).await, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_work_another_has_done_says_that_it_is_well() {
+    let metrics = platform::telemetry::metrics();
+    let dir = platform::stores::temp_dir().unwrap();
+    let ((cluster, redis), outbox) = tokio::join!(start(&dir), Outbox::start(&dir));
+    let redis = redis.confirmed_by(QueueArgs { replicas_min: 1 });
+    cluster.nodes()[3].kill();
+    outbox.insert(&of_first_master(&cluster).await[0].to_string(), 1, 1).await;
+    let (stop, relaying) = outbox.relay(&redis);
+    let nobody = async || metric(metrics, "redis_unconfirmed_writes_total") > 0;
+    until("nobody confirms", nobody).await;
+    sqlx::raw_sql("DELETE FROM outbox").execute(&outbox.db).await.unwrap();
+    cluster.nodes()[3].restart().await.unwrap();
+    let is_up = async || metric(metrics, "dependency_up{dependency=\"queue\"}") == 1;
+    until("there is somebody to confirm", is_up).await;
+    stop.cancel();
+    relaying.await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
