@@ -73,6 +73,8 @@ const RETRY_MIN: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// A stream that rests is looked at this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// The longest pause between steps while a stream rests.
+const BESIDE_MAX: Duration = Duration::from_secs(3);
 /// How long a relay that does not move keeps the others from working.
 const FROZEN_MAX_MS: i32 = 10_000;
 /// A step takes milliseconds; one that takes this long is lost: a host that has vanished sends no
@@ -129,6 +131,8 @@ pub struct Relay {
     /// when they are looked at, and a look that is under way.
     look_at: Instant,
     look: Option<JoinHandle<Vec<String>>>,
+    /// How long the last step took to find rows, those of resting streams being passed.
+    passing: Duration,
 }
 
 impl Relay {
@@ -150,6 +154,7 @@ impl Relay {
             resting: BTreeSet::new(),
             look_at: Instant::now(),
             look: None,
+            passing: Duration::ZERO,
         })
     }
 
@@ -159,7 +164,6 @@ impl Relay {
         let mut is_well = true;
         while !stop.is_cancelled() {
             self.heartbeat.beat();
-            let began = Instant::now();
             let (pause, may_wake) = match self.step().await {
                 Ok(moved) => {
                     if !is_well && self.resting.is_empty() {
@@ -168,7 +172,7 @@ impl Relay {
                     }
                     retry = RETRY_MIN;
                     match moved {
-                        _ if !self.resting.is_empty() => (pause_beside(began.elapsed()), false),
+                        _ if !self.resting.is_empty() => (pause_beside(self.passing), false),
                         0 => (POLL, true),
                         1..BUSY => (PAUSE, false),
                         BUSY..BATCH => (PAUSE_BUSY, false),
@@ -227,7 +231,9 @@ impl Relay {
             return Ok(0);
         }
         let resting: Vec<&str> = self.resting.iter().map(String::as_str).collect();
+        let began = Instant::now();
         let rows = sqlx::query(READ).bind(BATCH as i64).bind(resting).fetch_all(&mut *tx).await?;
+        self.passing = began.elapsed();
         if rows.is_empty() {
             tx.rollback().await?;
             return Ok(0);
@@ -312,10 +318,10 @@ impl Relay {
 }
 
 /// The pause after a step beside streams that rest. Each step passes all their rows to find those
-/// of others, and the longer they rest the more these are: with nine times the step's own time the
+/// of others, and the longer they rest the more these are: with nine times what that took the
 /// database is busy with it for a tenth of the time, however often the relay is woken.
-fn pause_beside(step: Duration) -> Duration {
-    (step * 9).clamp(POLL, STEP_MAX)
+fn pause_beside(passing: Duration) -> Duration {
+    (passing * 9).clamp(POLL, BESIDE_MAX)
 }
 
 /// Those streams whose masters answer and have the replicas that are asked for.

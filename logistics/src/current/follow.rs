@@ -1,13 +1,13 @@
 //! Following the channels of current positions: subscribing, loading, and noticing what is missing.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use contracts::{
     frame::{self, FrameId},
     position::Position,
     streams::{epoch_key, frame_key, live_channel, positions_key, shard_of_channel},
 };
-use futures_util::{StreamExt as _, future::join_all, stream::FuturesUnordered};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use platform::{
     health::Dependency,
     redis::{Connection, Redis},
@@ -67,9 +67,9 @@ impl Current {
         let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
         subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
-        let (mut following, unloaded) = self.load(control, shards).await?;
-        dependency.up();
-        loaded.cancel();
+        let mut following: Vec<Shard> = (0..shards).map(|_| Shard::unloaded()).collect();
+        let mut unloaded: BTreeSet<u16> = (0..shards).collect();
+        let mut has_loaded = false;
         let mut messages = pubsub.on_message();
         // One server brings the frames of all shards or of none.
         let mut heard = live.is_cluster().then(|| Heard::new(shards, Instant::now()));
@@ -83,21 +83,35 @@ impl Current {
                 (shard, self.load_shard(&mut control, shard).await)
             }
         };
-        loads.extend(unloaded.into_iter().map(|shard| load(shard, RETRY)));
+        loads.extend((0..shards).map(|shard| load(shard, Duration::ZERO)));
         let mut silent_at = Instant::now() + SILENCE_MAX;
         loop {
             let message = tokio::select! {
                 biased;
                 Some((shard, result)) = loads.next(), if !loads.is_empty() => {
                     let state = &mut following[usize::from(shard)];
+                    let is_last = unloaded.remove(&shard) && unloaded.is_empty();
                     match result {
-                        Ok(upto) if state.loaded(upto) => loads.push(load(shard, Duration::ZERO)),
-                        Ok(_) => {}
-                        Err(_) if live.is_cluster() => {
+                        Ok(upto) => {
+                            has_loaded = true;
+                            if state.loaded(upto) {
+                                loads.push(load(shard, Duration::ZERO));
+                            }
+                        }
+                        // One master of several may be away, but not all.
+                        Err(error) if !live.is_cluster() || (is_last && !has_loaded) => {
+                            return Err(error);
+                        }
+                        Err(error) => {
+                            metrics::counter!("gps_live_load_failures_total").increment(1);
+                            tracing::debug!(shard, %error, "current positions cannot be loaded");
                             state.load_failed();
                             loads.push(load(shard, RETRY));
                         }
-                        Err(error) => return Err(error),
+                    }
+                    if is_last {
+                        dependency.up();
+                        loaded.cancel();
                     }
                     continue;
                 }
@@ -113,9 +127,13 @@ impl Current {
                     let follows = self.take_frame(message.get_payload_bytes(), state);
                     let silent = heard.as_mut().map(|heard| heard.note(shard, now));
                     let gap = (!follows).then_some(shard).into_iter();
-                    gap.chain(silent.unwrap_or_default())
-                        .inspect(|_| metrics::counter!("gps_live_gaps_total").increment(1))
-                        .collect()
+                    let missing: Vec<u16> = gap.chain(silent.unwrap_or_default()).collect();
+                    // What comes before the first load is done has nothing to follow.
+                    let gaps = missing.iter().filter(|shard| !unloaded.contains(shard)).count();
+                    if gaps > 0 {
+                        metrics::counter!("gps_live_gaps_total").increment(gaps as u64);
+                    }
+                    missing
                 }
                 Ok(None) => return Err(closed("the subscription ended")),
                 // Its other nodes may be well while this one hears none of them.
@@ -148,34 +166,6 @@ impl Current {
                 tracing::warn!(%error, "unreadable frame");
                 false
             }
-        }
-    }
-
-    /// Loads all shards. Those of a cluster's master that is away are answered beside them, to be
-    /// loaded later.
-    async fn load(&self, control: &Connection, shards: u16) -> RedisResult<(Vec<Shard>, Vec<u16>)> {
-        let loads = (0..shards).map(async |shard| {
-            let mut control = control.clone();
-            self.load_shard(&mut control, shard).await
-        });
-        let (mut following, mut unloaded) = (Vec::new(), Vec::new());
-        let mut failure = None;
-        for (shard, result) in (0..shards).zip(join_all(loads).await) {
-            let mut state = Shard::default();
-            state.miss();
-            match result {
-                Ok(upto) => _ = state.loaded(upto),
-                Err(error) if control.is_cluster() => {
-                    unloaded.push(shard);
-                    failure = Some(error);
-                }
-                Err(error) => return Err(error),
-            }
-            following.push(state);
-        }
-        match failure {
-            Some(error) if unloaded.len() == following.len() => Err(error),
-            _ => Ok((following, unloaded)),
         }
     }
 

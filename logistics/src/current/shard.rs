@@ -11,7 +11,7 @@
 use contracts::frame::FrameId;
 
 /// Of one shard, for the life of a subscription.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Shard {
     /// Up to here nothing is missing; `None` while the shard is empty.
     seen: Option<FrameId>,
@@ -20,9 +20,8 @@ pub(super) struct Shard {
     load: Load,
 }
 
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Load {
-    #[default]
     Done,
     UnderWay,
     /// Under way, and something that is missing may have come too late for it.
@@ -30,6 +29,11 @@ enum Load {
 }
 
 impl Shard {
+    /// At the begin of a subscription, with its first load under way.
+    pub(super) fn unloaded() -> Self {
+        Self { seen: None, came: 0, load: Load::UnderWay }
+    }
+
     /// A frame came and its positions were taken in; whether it follows what came before.
     pub(super) fn frame(&mut self, id: FrameId, is_heartbeat: bool) -> bool {
         let step = u64::from(!is_heartbeat);
@@ -145,15 +149,13 @@ mod tests {
     impl World {
         /// As after a subscription: what is missing is being loaded.
         fn new() -> Self {
-            let mut shard = Shard::default();
-            assert!(shard.miss());
             Self {
                 epoch: 1,
                 has_epoch: false,
                 stored: Vec::new(),
                 position: 0,
                 frames: VecDeque::new(),
-                shard,
+                shard: Shard::unloaded(),
                 known: std::collections::BTreeSet::new(),
                 is_loading: true,
                 answer: None,
@@ -267,8 +269,7 @@ mod tests {
     #[test]
     fn what_a_load_has_brought_is_no_gap() {
         let id = |number| FrameId { epoch: 1, number };
-        let mut shard = Shard::default();
-        assert!(shard.miss());
+        let mut shard = Shard::unloaded();
         assert!(!shard.loaded(Some(id(5))));
         for number in 4..=8 {
             assert!(shard.frame(id(number), false));

@@ -269,7 +269,16 @@ impl Consumer {
             pipeline.arg(self.options.group).arg(&id).arg(&id).arg(1);
         }
         pipeline.ignore_errors();
-        let answers: Vec<Value> = pipeline.query_async(&mut self.control).await?;
+        let answers: RedisResult<Vec<Value>> = pipeline.query_async(&mut self.control).await;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(error) => {
+                for entry in entries.iter() {
+                    self.lose(entry.stream, error.clone())?;
+                }
+                return Ok(());
+            }
+        };
         type Pending = Vec<(String, String, u64, u32)>;
         for (entry, answer) in entries.iter_mut().zip(answers) {
             let pending: Pending = match answer.extract_error() {
