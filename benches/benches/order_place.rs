@@ -104,8 +104,9 @@ async fn statements(db: &PgPool, placement: &Placement) -> Result<(), sqlx::Erro
     .execute(&mut *transaction)
     .await?;
     sqlx::query(
-        "INSERT INTO outbox (stream, field, payload)
-         VALUES ('orders:events', 'event', $2), ('orders:payments', 'payment_id', $1::text)",
+        "INSERT INTO outbox (stream, field, payloads)
+         VALUES ('orders:events', 'event', ARRAY[$2]),
+                ('orders:payments', 'payment_id', ARRAY[$1::text])",
     )
     .bind(id)
     .bind("x".repeat(330))
