@@ -13,7 +13,7 @@ use contracts::{
 use logistics::{current::Current, tracking::Hub};
 use platform::{
     health::Health,
-    redis::Redis,
+    redis::{Connection, Redis},
     stores::{RedisCluster, RedisRole},
 };
 use tokio::{
@@ -49,6 +49,12 @@ impl Following {
         self.stop.cancel();
         self.running.await.unwrap().unwrap();
     }
+}
+
+async fn publish(live: &mut Connection, shard: u16, frame: &[u8]) {
+    let mut publish = redis::cmd("PUBLISH");
+    publish.arg(live_channel(shard)).arg(frame);
+    let () = publish.query_async(live).await.unwrap();
 }
 
 #[tokio::test]
@@ -102,12 +108,7 @@ async fn a_shard_that_is_silent_while_others_speak_is_loaded_again() {
         .unwrap();
     let heartbeat = [&[1][..], &7_u64.to_be_bytes(), &0_u64.to_be_bytes()].concat();
     until("the silent shard is loaded", async || {
-        let () = redis::cmd("PUBLISH")
-            .arg(live_channel(1 - silent))
-            .arg(heartbeat.as_slice())
-            .query_async(&mut connection)
-            .await
-            .unwrap();
+        publish(&mut connection, 1 - silent, &heartbeat).await;
         following.current.get(position.driver_id).is_some()
     })
     .await;
@@ -136,12 +137,7 @@ async fn a_shard_that_cannot_be_loaded_goes_on_with_what_comes() {
     let header = [&[1][..], &7_u64.to_be_bytes(), &1_u64.to_be_bytes()].concat();
     let frame = [&header[..], came.encode().as_slice()].concat();
     until("a frame's position is taken in", async || {
-        let () = redis::cmd("PUBLISH")
-            .arg(live_channel(shard))
-            .arg(frame.as_slice())
-            .query_async(&mut connection)
-            .await
-            .unwrap();
+        publish(&mut connection, shard, &frame).await;
         following.current.get(came.driver_id).is_some()
     })
     .await;

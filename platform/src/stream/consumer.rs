@@ -272,12 +272,7 @@ impl Consumer {
         let answers: RedisResult<Vec<Value>> = pipeline.query_async(&mut self.control).await;
         let answers = match answers {
             Ok(answers) => answers,
-            Err(error) => {
-                for entry in entries.iter() {
-                    self.lose(entry.stream, error.clone())?;
-                }
-                return Ok(());
-            }
+            Err(error) => return self.lose_all(entries.iter().map(|entry| entry.stream), &error),
         };
         type Pending = Vec<(String, String, u64, u32)>;
         for (entry, answer) in entries.iter_mut().zip(answers) {
@@ -329,11 +324,7 @@ impl Consumer {
                     }
                 }
             }
-            Err(error) => {
-                for stream in asked {
-                    self.lose(stream, error.clone())?;
-                }
-            }
+            Err(error) => self.lose_all(asked, &error)?,
         }
         Ok(())
     }
@@ -344,6 +335,15 @@ impl Consumer {
         apart.lose(stream, &self.options.streams[stream], &error);
         END_OF_CLAIMS.clone_into(&mut self.claim_from[stream]);
         Ok(())
+    }
+
+    /// None of them answered.
+    fn lose_all(
+        &mut self,
+        streams: impl IntoIterator<Item = usize>,
+        error: &RedisError,
+    ) -> RedisResult<()> {
+        streams.into_iter().try_for_each(|stream| self.lose(stream, error.clone()))
     }
 
     fn hold(&self, entries: &[Entry]) {

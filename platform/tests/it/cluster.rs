@@ -65,6 +65,20 @@ async fn limit_memory(cluster: &RedisCluster, bytes: u64) {
     }
 }
 
+/// Reads one entry of each stream, and makes sure that nothing is parked.
+async fn hold_all(consumer: &mut Consumer) -> Vec<Entry> {
+    let mut read = Vec::new();
+    until("everything is read", async || {
+        read.extend(consumer.read(true).await.unwrap());
+        read.len() == STREAMS as usize
+    })
+    .await;
+    while consumer.has_parked() {
+        assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
+    }
+    read
+}
+
 /// A figure as it is shown; 0 when it is not.
 fn metric(metrics: &platform::telemetry::Metrics, name: &str) -> u64 {
     let shown = metrics.render();
@@ -269,15 +283,7 @@ async fn a_stream_that_comes_back_leaves_those_that_stayed_as_they_are() {
     let mut connection = redis.connection().unwrap();
     assert_eq!(add(&mut connection, 0).await.len(), STREAMS as usize);
     let mut consumer = Consumer::new(redis, options((0..STREAMS).map(stream).collect())).unwrap();
-    let mut read = Vec::new();
-    until("everything is read", async || {
-        read.extend(consumer.read(true).await.unwrap());
-        read.len() == STREAMS as usize
-    })
-    .await;
-    while consumer.has_parked() {
-        assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
-    }
+    hold_all(&mut consumer).await;
     let mut deliveries = async |at: u32| -> u32 {
         type Pending = Vec<(String, String, u64, u32)>;
         let mut command = redis::cmd("XPENDING");
@@ -324,15 +330,7 @@ async fn what_is_parked_on_a_master_that_goes_is_no_failure_of_the_others() {
     let mut connection = redis.connection().unwrap();
     assert_eq!(add(&mut connection, 0).await.len(), STREAMS as usize);
     let mut consumer = Consumer::new(redis, options((0..STREAMS).map(stream).collect())).unwrap();
-    let mut read = Vec::new();
-    until("everything is read", async || {
-        read.extend(consumer.read(true).await.unwrap());
-        read.len() == STREAMS as usize
-    })
-    .await;
-    while consumer.has_parked() {
-        assert_eq!(consumer.read_parked(10).await.unwrap(), [], "everything is held");
-    }
+    let mut read = hold_all(&mut consumer).await;
 
     let of_first = of_first_master(&cluster).await;
     read.retain(|entry| of_first.contains(&(entry.stream as u32)));
