@@ -212,6 +212,8 @@ impl Relay {
     }
 
     async fn step_on(&mut self, connection: &mut PgConnection) -> Result<usize, RelayError> {
+        // Of another step it would be a pause for nothing when this one ends before it reads.
+        self.passing = Duration::ZERO;
         self.count(connection).await?;
         self.wake_streams().await;
         // Most steps of a quiet time end here, with one short statement.

@@ -22,6 +22,10 @@ use sqlx::{PgConnection, PgPool};
 
 pub use self::storage::Storage;
 
+/// A plan for any span covers every hour that is stored. PostgreSQL tries one at a connection's sixth
+/// route, which took 200 to 300 ms with the 193 hours of 8 days, 10 ms for those of one day.
+const PLANNED_FOR_ITS_SPAN: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
+
 /// One row of `gps_positions`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
@@ -229,6 +233,7 @@ impl History {
         end: DateTime<Utc>,
         limit: i64,
     ) -> Result<Vec<Position>, sqlx::Error> {
+        let mut transaction = self.db.begin_with(PLANNED_FOR_ITS_SPAN).await?;
         let stored = sqlx::query_as!(
             Stored,
             "SELECT driver_id, recorded_at, event_id, seq, lat_e7, lon_e7,
@@ -244,8 +249,9 @@ impl History {
             from.seq,
             from.event_id.0 as i64,
         )
-        .fetch_all(&self.db)
+        .fetch_all(&mut *transaction)
         .await?;
+        transaction.commit().await?;
         Ok(stored.into_iter().filter_map(Stored::position).collect())
     }
 
