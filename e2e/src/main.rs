@@ -26,7 +26,6 @@ mod load;
 mod menu;
 mod orders;
 mod probe;
-mod proxy;
 mod report;
 mod sabotage;
 mod service;

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::ensure;
-use platform::stores::Signal;
+use platform::stores::{Signal, proxy::Mode};
 use rand::{Rng as _, rngs::StdRng};
 
 use super::{Run, windows::Span};
-use crate::{probe::RECOVERY_MAX, proxy::Mode};
+use crate::probe::RECOVERY_MAX;
 
 /// The latency of a slow link, each way.
 const SLOW: Duration = Duration::from_millis(200);

@@ -9,7 +9,10 @@ use anyhow::{Context as _, ensure};
 use loadtest::{client::Caller, menu::catalogue};
 use platform::{
     auth::Role,
-    stores::{Launch, Process},
+    stores::{
+        Launch, Process,
+        proxy::{Mode, Proxy, Upstream},
+    },
 };
 use sqlx::PgPool;
 
@@ -21,7 +24,6 @@ use super::{
 };
 use crate::{
     load::Running,
-    proxy::{Mode, Proxy, Upstream},
     service::Service,
     world::{Programs, World, tail},
 };

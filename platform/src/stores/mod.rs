@@ -13,6 +13,7 @@ mod install;
 mod leftover;
 mod postgres;
 mod process;
+pub mod proxy;
 mod redis;
 
 use std::fs::File;

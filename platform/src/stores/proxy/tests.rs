@@ -69,7 +69,7 @@ async fn passes_large_bodies_and_the_end() {
 
 #[tokio::test]
 async fn forwards_to_a_unix_socket() {
-    let dir = platform::stores::temp_dir().unwrap();
+    let dir = crate::stores::temp_dir().unwrap();
     let path = dir.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
     tokio::spawn(async move {
@@ -212,4 +212,57 @@ async fn cuts_after_so_many_bytes() {
         proxy.set(Mode::Pass);
         stream = opened(&proxy).await;
     }
+}
+
+/// Sends, and sees nothing come back within a moment.
+async fn is_silent(stream: &mut TcpStream) -> bool {
+    stream.write_all(b"lost").await.unwrap();
+    let mut byte = [0];
+    tokio::time::timeout(LATE, stream.read(&mut byte)).await.is_err()
+}
+
+#[tokio::test]
+async fn silence_is_for_ever_and_for_those_that_exist() {
+    let (upstream, mut ends) = echo().await;
+    let proxy = Proxy::start(upstream).await.unwrap();
+    let mut old = opened(&proxy).await;
+    proxy.set(Mode::Silent);
+    let mut new = opened(&proxy).await;
+    assert!(is_silent(&mut old).await);
+    proxy.set(Mode::Pass);
+    assert!(is_silent(&mut old).await, "bytes after others that were lost");
+    assert_eq!(proxy.carrying(), 1);
+    assert_eq!(exchange(&mut new, b"works").await.unwrap(), b"works");
+    drop(new);
+    assert_eq!(ends.recv().await, Some(10));
+    drop(old);
+    let told = tokio::time::timeout(LATE, ends.recv()).await;
+    assert!(told.is_err(), "the server of a silent link is told of its end");
+    proxy.set(Mode::Cut);
+    assert_eq!(ends.recv().await, Some(5), "until the link is cut; and nothing was forwarded");
+}
+
+#[tokio::test]
+async fn where_all_are_silent_new_ones_are_too() {
+    let (upstream, _ends) = echo().await;
+    let proxy = Proxy::start(upstream).await.unwrap();
+    let mut old = opened(&proxy).await;
+    proxy.set(Mode::SilentAll);
+    let mut new = connect(&proxy).await.unwrap();
+    assert!(is_silent(&mut old).await && is_silent(&mut new).await);
+    proxy.set(Mode::Pass);
+    assert!(is_silent(&mut new).await);
+    opened(&proxy).await;
+}
+
+#[tokio::test]
+async fn one_kind_of_connection_is_made_silent_by_what_it_said() {
+    let (upstream, _ends) = echo().await;
+    let proxy = Proxy::start(upstream).await.unwrap();
+    let (mut one, mut other) = (opened(&proxy).await, opened(&proxy).await);
+    exchange(&mut one, b"SUBSCRIBE x").await.unwrap();
+    assert_eq!(proxy.silence("SUBSCRIBE"), 1);
+    assert!(is_silent(&mut one).await);
+    assert_eq!(exchange(&mut other, b"works").await.unwrap(), b"works");
+    assert_eq!(proxy.silence("SUBSCRIBE"), 0, "those that are silent already do not count");
 }
