@@ -1,6 +1,7 @@
 //! Private stores of one benchmark, which end with it; a machine without them skips it.
 
 use anyhow::Context as _;
+use platform::postgres::{self, Limits};
 use platform::stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, temp_dir};
 use secrecy::SecretString;
 use sqlx::PgPool;
@@ -65,7 +66,7 @@ impl Postgres {
     /// The URL is not one.
     pub fn pool(&self, connections_max: u32) -> anyhow::Result<PgPool> {
         let url = SecretString::from(self.server.url(DATABASE));
-        platform::postgres::pool(&url, "bench", connections_max)
+        postgres::pool(&url, "bench", connections_max, Limits::TOOL)
     }
 
     /// Connections over TCP on loopback.
@@ -74,6 +75,6 @@ impl Postgres {
     /// The server's password is gone.
     pub fn tcp_pool(&self, connections_max: u32) -> anyhow::Result<PgPool> {
         let url = self.server.tcp_url(DATABASE).context("the address over TCP")?;
-        platform::postgres::pool(&url.into(), "bench", connections_max)
+        postgres::pool(&url.into(), "bench", connections_max, Limits::TOOL)
     }
 }

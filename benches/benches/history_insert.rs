@@ -13,6 +13,7 @@ use benches::{
 };
 use chrono::{TimeDelta, Utc};
 use criterion::{Bencher, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use logistics::database::Database;
 use logistics::history::{History, Row, Transport};
 use sqlx::PgPool;
 use tokio::runtime::Runtime;
@@ -108,7 +109,9 @@ fn history_insert(c: &mut Criterion) {
     let (db, tcp) = (server.pool(2).expect("a pool"), server.tcp_pool(2).expect("a pool"));
     runtime.block_on(logistics::MIGRATOR.run(&db)).expect("migrations");
     let open = |db: &PgPool, transport| {
-        runtime.block_on(History::open_with(db.clone(), transport)).expect("a history")
+        runtime
+            .block_on(History::open_with(Database::of(db.clone()), transport))
+            .expect("a history")
     };
     let copy = open(&db, Transport::Copy);
     eprintln!("history_insert: stored as {}", copy.storage());

@@ -24,6 +24,7 @@ use loadtest::{
     plan::{Circles, Drivers, Plan as _},
 };
 use logistics::history::{Row, copy::copy, storage};
+use platform::postgres::{self, Limits};
 use redis::{
     AsyncCommands as _,
     aio::MultiplexedConnection,
@@ -70,7 +71,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<()> {
     let processes = Processes::parse(&var(observe::PROCESSES)?);
     let processes = processes.context("DEVSTACK_PROCESSES is not understood")?;
     let url = SecretString::from(var("LOGISTICS_DATABASE_URL")?);
-    let db = platform::postgres::pool(&url, "bare", 2)?;
+    let db = postgres::pool(&url, "bare", 2, Limits::TOOL)?;
     platform::postgres::migrate(&logistics::MIGRATOR, &db).await?;
     storage::prepare(&db).await?;
     let url = SecretString::from(var("REDIS_QUEUE_URL")?);

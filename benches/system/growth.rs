@@ -15,6 +15,7 @@ use loadtest::{
     client::{Caller, Target},
     pace::{parse_duration, parse_rate},
 };
+use platform::postgres::{self, Limits};
 use platform::stores::{Launch, Process};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use secrecy::SecretString;
@@ -54,7 +55,7 @@ pub(crate) struct Args {
 /// Answers 1, as an exit code, when a check failed.
 pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     let url = SecretString::from(var("LOGISTICS_DATABASE_URL")?);
-    let db = platform::postgres::pool(&url, "bench-system", 2)?;
+    let db = postgres::pool(&url, "bench-system", 2, Limits::TOOL)?;
     let mut passed = true;
     let mut load = async |name: &str, drivers: u32| {
         let summary = load(&args, drivers).await?;

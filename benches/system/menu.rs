@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use platform::postgres::{self, Limits};
 use platform::stores::{Launch, Process};
 use secrecy::SecretString;
 
@@ -83,7 +84,7 @@ async fn menu_api(args: &[&str]) -> anyhow::Result<()> {
 /// be measured, too. A machine that is busy with it may not answer the question in time.
 async fn until_documents_are_written() -> anyhow::Result<()> {
     let url = SecretString::from(var("MENU_DATABASE_URL")?);
-    let db = platform::postgres::pool(&url, "bench-system", 1)?;
+    let db = postgres::pool(&url, "bench-system", 1, Limits::TOOL)?;
     let deadline = Instant::now() + Duration::from_secs(300);
     loop {
         let left: Result<bool, _> = sqlx::query_scalar(

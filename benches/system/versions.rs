@@ -1,5 +1,6 @@
 //! Versions of the stores of `devstack exec`.
 
+use platform::postgres::{self, Limits};
 use secrecy::SecretString;
 
 use crate::{observe, print};
@@ -12,7 +13,7 @@ pub(crate) async fn show() -> anyhow::Result<()> {
     let redis = info.lines().find_map(|line| line.strip_prefix("redis_version:"));
 
     let url = SecretString::from(observe::var("LOGISTICS_DATABASE_URL")?);
-    let db = platform::postgres::pool(&url, "bench-system", 1)?;
+    let db = postgres::pool(&url, "bench-system", 1, Limits::TOOL)?;
     let postgres: String = sqlx::query_scalar("SHOW server_version").fetch_one(&db).await?;
     let postgres = postgres.split(' ').next().unwrap_or(&postgres);
     // What CREATE EXTENSION would take, when the server has it loaded.

@@ -10,6 +10,7 @@ use anyhow::{Context as _, ensure};
 use devstack::stack::{Place, Stack, StackArgs};
 use platform::{
     auth::{Role, Signer},
+    postgres::{self, Limits},
     redis::{Connection, Redis},
     stores::RedisServer,
 };
@@ -95,7 +96,7 @@ impl World {
         env.extend(settings.iter().map(|(name, value)| (*name, (*value).to_owned())));
         let database = stack.logistics_database_url().into();
         Ok(Self {
-            db: platform::postgres::pool(&database, "chaos", 4)?,
+            db: postgres::pool(&database, "chaos", 4, Limits::TOOL)?,
             signer: stack.keys().signer()?,
             stack,
             programs,

@@ -15,6 +15,7 @@ use contracts::{
     position::Position,
     streams::positions_key,
 };
+use platform::postgres::{self, Limits};
 use platform::redis::Connection;
 use rustc_hash::FxHashMap;
 use secrecy::SecretString;
@@ -55,7 +56,7 @@ impl Stores {
     ) -> anyhow::Result<Self> {
         let redis = |url| platform::redis::Redis::open(url)?.connection();
         Ok(Self {
-            history: platform::postgres::pool(database_url, "loadtest", 2)?,
+            history: postgres::pool(database_url, "loadtest", 2, Limits::TOOL)?,
             queue: redis(queue_url)?,
             live: redis(live_url)?,
             shards,

@@ -8,6 +8,8 @@ use contracts::streams::SHARDS_DEFAULT;
 use platform::{auth::AuthArgs, redis::QueueArgs, run::parse_duration, serve::HttpArgs};
 use secrecy::SecretString;
 
+use crate::database::BACKGROUND;
+
 /// Settings of every role.
 #[derive(Clone, Args)]
 pub struct Config {
@@ -23,8 +25,11 @@ pub struct Config {
     #[arg(long, env = "REDIS_LIVE_URL", hide_env_values = true)]
     pub redis_live_url: SecretString,
     /// Connections to PostgreSQL
-    #[arg(long, env = "LOGISTICS_DATABASE_CONNECTIONS", default_value_t = 16)]
+    #[arg(long, env = "LOGISTICS_DATABASE_CONNECTIONS", default_value_t = 24)]
     pub database_connections: u32,
+    /// Those of them that reports have: a driver's way and hours, lists of many
+    #[arg(long, env = "LOGISTICS_DATABASE_REPORTS", default_value_t = 4)]
+    pub database_reports: u32,
 
     /// Streams of fixes, and parts of the current positions; fixed once a system has data
     #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
@@ -111,7 +116,12 @@ impl Config {
             self.retention >= Duration::from_secs(25 * 3_600),
             "retention must be at least 25h: fixes are accepted for 24h"
         );
-        ensure!(self.database_connections >= 4, "at least 4 database connections are needed");
+        ensure!(self.database_reports > 0, "database reports must be positive");
+        ensure!(
+            self.database_connections >= self.database_reports + BACKGROUND + 4,
+            "database connections must be at least 8 more than database reports: worker and \
+             requests have 4 each"
+        );
         for (name, value) in [
             ("fix rate", self.fix_rate),
             ("fix burst", self.fix_burst),

@@ -6,6 +6,7 @@
 
 pub mod config;
 pub mod current;
+pub mod database;
 pub mod deliveries;
 pub mod drivers;
 pub mod fix;
@@ -43,6 +44,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub use crate::config::Config;
 use crate::{
     current::Current,
+    database::Database,
     drivers::Roster,
     history::History,
     limits::Limits,
@@ -78,15 +80,14 @@ pub enum Role {
 
 /// Brings the database to this build's form.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    let db = postgres::pool(&config.database_url, "logistics", 2)?;
-    open_history(&db, config).await?;
+    open_history(&Database::new(config)?, config).await?;
     Ok(())
 }
 
 /// Migrates, checks what all processes must share, and opens the history.
-async fn open_history(db: &PgPool, config: &Config) -> anyhow::Result<History> {
-    postgres::migrate(&MIGRATOR, db).await?;
-    agree(db, "shards", &config.shards.to_string()).await?;
+async fn open_history(db: &Database, config: &Config) -> anyhow::Result<History> {
+    postgres::migrate(&MIGRATOR, &db.maintenance).await?;
+    agree(&db.maintenance, "shards", &config.shards.to_string()).await?;
     history::History::open(db.clone()).await.context("the history cannot be prepared")
 }
 
@@ -122,7 +123,7 @@ pub async fn run(
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
     let live = Redis::open(&config.redis_live_url)?;
-    let db = postgres::pool(&config.database_url, "logistics", config.database_connections)?;
+    let db = Database::new(&config)?;
 
     let address = listener.local_addr()?;
     let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
@@ -148,7 +149,7 @@ pub async fn run(
         service.start_worker()?;
     }
     let router = match role {
-        Role::Api | Role::All => service.start_api(db, verifier, &shutdown).await?,
+        Role::Api | Role::All => service.start_api(db.requests, verifier, &shutdown).await?,
         Role::Worker => axum::Router::new(),
     };
 
@@ -204,7 +205,7 @@ impl Service {
     /// From orders' events to deliveries, and from deliveries to other services.
     fn start_orders(&self) -> anyhow::Result<()> {
         let Self { health, queue, history, tasks, stop_work, .. } = self;
-        let db = history.db();
+        let db = &history.db().background;
         let wake = Arc::new(Notify::new());
         let dependency = health.dependency("streams");
         let relay = Relay::new(
@@ -320,7 +321,8 @@ async fn maintain(history: Arc<History>, retention: Duration, stop: Cancellation
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        let done = history::storage::maintain(history.db(), history.storage(), retention).await;
+        let db = &history.db().maintenance;
+        let done = history::storage::maintain(db, history.storage(), retention).await;
         if let Err(error) = done {
             tracing::warn!(%error, "maintaining the history failed, trying again later");
         }

@@ -31,7 +31,14 @@ use std::{
 };
 
 use chrono::{TimeDelta, Utc};
-use platform::{auth::Verifier, health::Health, postgres, run::drain, stream};
+use platform::{
+    auth::Verifier,
+    health::Health,
+    postgres::{self, Limits},
+    run::drain,
+    stream,
+};
+use secrecy::SecretString;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,8 +66,11 @@ const LEASE_WAIT_MAX: Duration = Duration::from_secs(2);
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
 
 /// Brings the database to this build's form.
-pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
-    postgres::migrate(&MIGRATOR, db).await
+pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
+    let db = postgres::pool(database_url, "menu-api migration", 1, Limits::MAINTENANCE)?;
+    let migrated = postgres::migrate(&MIGRATOR, &db).await;
+    db.close().await;
+    migrated
 }
 
 /// Serves on `listener` until `shutdown`, then finishes what was begun.
@@ -78,14 +88,16 @@ pub async fn run(
     let health = Health::new("menu-api");
     let verifier = Verifier::load(&config.auth)?;
     let redis = platform::redis::client(&config.redis_cache_url)?;
-    let db = postgres::pool(&config.database_url, "menu-api", config.database_connections)?;
+    let limits = Limits::requests(config.http.request_timeout);
+    let connections = config.database_connections;
+    let db = postgres::pool(&config.database_url, "menu-api", connections, limits)?;
 
     let address = listener.local_addr()?;
     let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&db)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
     }
 
     let tasks = TaskTracker::new();

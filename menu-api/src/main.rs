@@ -5,7 +5,11 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use menu_api::{Config, generate::GenerateArgs, import::ImportArgs};
-use platform::{postgres, run::shutdown_on_signal, telemetry};
+use platform::{
+    postgres::{self, Limits},
+    run::shutdown_on_signal,
+    telemetry,
+};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
@@ -57,7 +61,7 @@ struct Database {
 
 impl Database {
     fn open(&self) -> anyhow::Result<sqlx::PgPool> {
-        postgres::pool(&self.database_url, "menu-api tool", 4)
+        postgres::pool(&self.database_url, "menu-api tool", 4, Limits::TOOL)
     }
 }
 
@@ -86,13 +90,13 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Import { import, database } => {
             let db = database.open()?;
-            menu_api::migrate(&db).await?;
+            menu_api::migrate(&database.database_url).await?;
             let report = menu_api::import::import(&db, &import).await?;
             eprintln!("{report}");
             return Ok(if report.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         Command::Generate(generate) => menu_api::generate::generate(&generate)?,
-        Command::Migrate(database) => menu_api::migrate(&database.open()?).await?,
+        Command::Migrate(database) => menu_api::migrate(&database.database_url).await?,
     }
     Ok(ExitCode::SUCCESS)
 }

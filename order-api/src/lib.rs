@@ -33,11 +33,12 @@ use platform::{
     breaker::Breaker,
     health::Health,
     outbox::Relay,
-    postgres,
+    postgres::{self, Limits},
     redis::Redis,
     run::{drain, logged},
     stream,
 };
+use secrecy::SecretString;
 use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -78,8 +79,11 @@ impl Role {
 }
 
 /// Brings the database to this build's form.
-pub async fn migrate(db: &PgPool) -> anyhow::Result<()> {
-    postgres::migrate(&MIGRATOR, db).await
+pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
+    let db = postgres::pool(database_url, "order-api migration", 1, Limits::MAINTENANCE)?;
+    let migrated = postgres::migrate(&MIGRATOR, &db).await;
+    db.close().await;
+    migrated
 }
 
 /// Runs until `shutdown`, then finishes what was begun.
@@ -98,15 +102,16 @@ pub async fn run(
     let health = Health::new("order-api");
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
+    let limits = Limits::requests(config.http.request_timeout);
     let connections = config.database_connections;
-    let db = postgres::pool_that_yields(&config.database_url, "order-api", connections)?;
+    let db = postgres::pool(&config.database_url, "order-api", connections, limits)?;
 
     let address = listener.local_addr()?;
     let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&db)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
     }
 
     let service = Service {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use order_api::{Config, Role};
-use platform::{postgres, run::shutdown_on_signal, telemetry};
+use platform::{run::shutdown_on_signal, telemetry};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -60,8 +60,7 @@ async fn run(command: Command, listen: &str, config: Config) -> anyhow::Result<(
         Command::Relay => Role::Relay,
         Command::All => Role::All,
         Command::Migrate => {
-            return order_api::migrate(&postgres::pool(&config.database_url, "order-api", 2)?)
-                .await;
+            return order_api::migrate(&config.database_url).await;
         }
     };
     let shutdown = shutdown_on_signal();

@@ -21,6 +21,9 @@ use crate::{health::Dependency, problem::Problem};
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(250);
 
+/// How long a connection that is given back may still be busy with what was given up.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// A connection that was of use so lately is taken to be good, or the statement that uses it fails.
 const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
@@ -35,16 +38,95 @@ pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnec
         .log_slow_statements(log::LevelFilter::Warn, Duration::from_secs(1)))
 }
 
-/// A pool of up to `connections_max`, connected when first used.
-pub fn pool(url: &SecretString, application: &str, connections_max: u32) -> anyhow::Result<PgPool> {
-    Ok(lazy(options(url, application)?, connections_max))
+/// Time limits that PostgreSQL keeps by itself for every connection of a pool, whatever has become
+/// of the process at the other end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// One statement, including what it waits for.
+    pub statement: Duration,
+    /// A wait for one lock: a row that another transaction holds, a key that it has inserted.
+    pub lock: Duration,
+    /// A pause within a transaction. A process that is frozen or cut off in the middle of one loses
+    /// it after this, with its locks.
+    pub idle_in_transaction: Duration,
 }
 
-fn lazy(options: PgConnectOptions, connections_max: u32) -> PgPool {
-    PgPoolOptions::new()
+impl Limits {
+    /// Loops that move batches from one store to another. What one of them held when it was
+    /// frozen is free again, and a wait for it has ended, well within the time after which another
+    /// process claims its batch.
+    pub const BACKGROUND: Self = Self {
+        statement: Duration::from_secs(8),
+        lock: Duration::from_secs(3),
+        idle_in_transaction: Duration::from_secs(5),
+    };
+    /// Reads that may look at a lot.
+    pub const REPORTS: Self = Self {
+        statement: Duration::from_secs(10),
+        lock: Duration::from_secs(1),
+        idle_in_transaction: Duration::from_secs(5),
+    };
+    /// Migrations and retention: an index on a large table takes its time, and a lock that is not
+    /// had soon is asked for again, as those who come behind wait too.
+    pub const MAINTENANCE: Self = Self {
+        statement: Duration::from_secs(3_600),
+        lock: Duration::from_secs(5),
+        idle_in_transaction: Duration::from_secs(60),
+    };
+    /// Command line tools, checks and tests.
+    pub const TOOL: Self = Self {
+        statement: Duration::from_secs(600),
+        lock: Duration::from_secs(10),
+        idle_in_transaction: Duration::from_secs(10),
+    };
+
+    /// Requests that are given up after `request_timeout`; a statement outlives its request by a
+    /// second at most.
+    pub const fn requests(request_timeout: Duration) -> Self {
+        Self {
+            statement: request_timeout.saturating_add(Duration::from_secs(1)),
+            lock: Duration::from_secs(3),
+            idle_in_transaction: Duration::from_secs(10),
+        }
+    }
+
+    fn settings(self) -> [(&'static str, String); 8] {
+        let ms = |limit: Duration| limit.as_millis().to_string();
+        [
+            ("statement_timeout", ms(self.statement)),
+            ("lock_timeout", ms(self.lock)),
+            ("idle_in_transaction_session_timeout", ms(self.idle_in_transaction)),
+            // A client that has gone away ends its statement, in the midst of it too,
+            ("client_connection_check_interval", "1000".to_owned()),
+            // and so does a client whose host has vanished.
+            ("tcp_keepalives_idle", "10".to_owned()),
+            ("tcp_keepalives_interval", "5".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
+            ("tcp_user_timeout", "15000".to_owned()),
+        ]
+    }
+}
+
+/// A pool of up to `connections_max`, connected when first used, whose sessions keep `limits`.
+pub fn pool(
+    url: &SecretString,
+    application: &str,
+    connections_max: u32,
+    limits: Limits,
+) -> anyhow::Result<PgPool> {
+    Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_lazy_with(options)
+        .after_release(|connection, _| Box::pin(finished(connection)))
+        .connect_lazy_with(options(url, application)?.options(limits.settings())))
+}
+
+/// Waits until what was begun on a connection is over: nothing, unless it was given up. A
+/// connection that is not free soon is closed by the pool, which would otherwise ask it without a
+/// limit; PostgreSQL notices that and ends the statement.
+async fn finished(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    within(RELEASE_TIMEOUT, connection.flush()).await?;
+    Ok(true)
 }
 
 /// A connection that one task keeps for itself. The pool asks a connection whether it is alive
@@ -104,24 +186,6 @@ impl DerefMut for Taken {
     fn deref_mut(&mut self) -> &mut PgConnection {
         self.0.as_mut().expect("until it is kept")
     }
-}
-
-/// As [`pool`], for a service whose transactions hold rows that others wait for. A process that is
-/// frozen or cut off in the middle of one loses it after 10 s, and nobody waits longer than 3 s for
-/// a row.
-pub fn pool_that_yields(
-    url: &SecretString,
-    application: &str,
-    connections_max: u32,
-) -> anyhow::Result<PgPool> {
-    let options = options(url, application)?.options([
-        ("idle_in_transaction_session_timeout", "10s"),
-        ("lock_timeout", "3s"),
-        ("tcp_keepalives_idle", "10"),
-        ("tcp_keepalives_interval", "5"),
-        ("tcp_keepalives_count", "3"),
-    ]);
-    Ok(lazy(options, connections_max))
 }
 
 /// `work`, or the error of a server that is away when it takes longer than `limit`: a host that
@@ -194,7 +258,7 @@ pub fn problem(error: &sqlx::Error) -> Problem {
 pub fn is_unavailable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
-            // 08 connection, 53 resources, 57P operator intervention, 58 system, 25006 read-only,
+            // 08 connection, 53 resources, 57 operator intervention (also a statement over its time), 58 system, 25006 read-only,
             // 25P03 idle for too long in a transaction, 55P03 a lock not had in time, 40 rollback
             // (deadlock, serialization): all pass.
             let code = error.code().unwrap_or_default();

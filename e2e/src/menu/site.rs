@@ -9,6 +9,7 @@ use anyhow::{Context as _, ensure};
 use loadtest::{client::Caller, menu::catalogue};
 use platform::{
     auth::Role,
+    postgres::{self, Limits},
     stores::{
         Launch, Process,
         proxy::{Mode, Proxy, Upstream},
@@ -65,7 +66,7 @@ impl Site {
             Proxy::start(Upstream::Unix(unix.into())).await?,
             Proxy::start(Upstream::Tcp(tcp.to_owned())).await?,
         ];
-        let db = platform::postgres::pool(&stack.menu_database_url().into(), "chaos", 4)?;
+        let db = postgres::pool(&stack.menu_database_url().into(), "chaos", 4, Limits::TOOL)?;
         let site = Self { world, db, links, node, restaurants };
         let file = site.world.dir().join("restaurants.json");
         let out = file.display().to_string();

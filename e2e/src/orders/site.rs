@@ -14,6 +14,7 @@ use anyhow::{Context as _, ensure};
 use contracts::streams::{DELIVERY_EVENTS_STREAM, PAYMENTS_STREAM};
 use platform::{
     auth::{Role, Signer},
+    postgres::{self, Limits},
     stores::{RedisRole, RedisServer},
 };
 use redis::{AsyncCommands as _, aio::MultiplexedConnection};
@@ -151,6 +152,8 @@ impl Site {
         let database = format!("chaos_{}", name.replace('-', "_"));
         stack.postgres.create_database(&database).await?;
         let database = stack.postgres.url(&database);
+        let secret = database.clone().into();
+        order_api::migrate(&secret).await?;
         let queue =
             RedisServer::start(RedisRole::Queue, &self.world.dir().join(format!("queue-{name}")))
                 .await?;
@@ -160,7 +163,7 @@ impl Site {
         let (sim, at) = (&self.world.programs.payment_sim, format!("{name}-gateway"));
         let sim = Service::start_program(&self.world, sim, &at, "serve", &sim_env).await?;
         let mut env = vec![
-            ("ORDER_DATABASE_URL", database.clone()),
+            ("ORDER_DATABASE_URL", database),
             ("ORDER_DATABASE_CONNECTIONS", CONNECTIONS.to_owned()),
             ("REDIS_QUEUE_URL", queue.url()),
             ("MENU_URL", format!("http://127.0.0.1:{}", self.menu.port)),
@@ -174,7 +177,7 @@ impl Site {
         let lane = Lane {
             name: name.to_owned(),
             queue,
-            db: platform::postgres::pool(&database.into(), "chaos", 4)?,
+            db: postgres::pool(&secret, "chaos", 4, Limits::TOOL)?,
             ledger,
             lease: platform::run::parse_duration(lease).map_err(anyhow::Error::msg)?,
             sim,
@@ -182,7 +185,6 @@ impl Site {
             env,
             customers: AtomicI64::new(0),
         };
-        order_api::migrate(&lane.db).await?;
         Ok(lane)
     }
 

@@ -18,9 +18,10 @@ use contracts::{
 use futures_util::{Stream, TryStreamExt as _};
 use parking_lot::Mutex;
 use rustc_hash::FxBuildHasher;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 
 pub use self::storage::Storage;
+use crate::database::Database;
 
 /// A plan for any span covers every hour that is stored. PostgreSQL tries one at a connection's
 /// sixth route: 200 to 300 ms with 193 hours stored, where a plan for the 24 of a day takes 10.
@@ -89,7 +90,7 @@ pub enum Transport {
 /// A handle to the history; clones share it.
 #[derive(Debug)]
 pub struct History {
-    db: PgPool,
+    db: Database,
     storage: Storage,
     transport: Transport,
     /// Drivers known to be in `seen_drivers`.
@@ -98,18 +99,19 @@ pub struct History {
 
 impl History {
     /// Makes the tables that are missing, and takes the faster way to the server.
-    pub async fn open(db: PgPool) -> Result<Self, sqlx::Error> {
-        let transport = match db.connect_options().get_socket() {
+    pub async fn open(db: Database) -> Result<Self, sqlx::Error> {
+        let options = db.background.connect_options();
+        let transport = match options.get_socket() {
             Some(_) => Transport::Copy,
-            None if db.connect_options().get_host().starts_with('/') => Transport::Copy,
+            None if options.get_host().starts_with('/') => Transport::Copy,
             None => Transport::Unnest,
         };
         Self::open_with(db, transport).await
     }
 
     /// [`Self::open`] with a way of one's own choice, to compare them.
-    pub async fn open_with(db: PgPool, transport: Transport) -> Result<Self, sqlx::Error> {
-        let storage = storage::prepare(&db).await?;
+    pub async fn open_with(db: Database, transport: Transport) -> Result<Self, sqlx::Error> {
+        let storage = storage::prepare(&db.maintenance).await?;
         Ok(Self { db, storage, transport, seen: Mutex::default() })
     }
 
@@ -118,8 +120,8 @@ impl History {
         self.storage
     }
 
-    /// The pool it uses.
-    pub fn db(&self) -> &PgPool {
+    /// The pools it uses.
+    pub fn db(&self) -> &Database {
         &self.db
     }
 
@@ -160,7 +162,7 @@ impl History {
         dead: &[DeadLetter],
         transport: Transport,
     ) -> Result<u64, sqlx::Error> {
-        let mut transaction = self.db.begin().await?;
+        let mut transaction = self.db.background.begin().await?;
         let new_drivers = self.unseen(rows);
         if !new_drivers.is_empty() {
             sqlx::query!(
@@ -201,7 +203,7 @@ impl History {
     async fn make_room(&self, rows: &[Row]) -> Result<(), sqlx::Error> {
         let times = rows.iter().map(|row| row.position.recorded_at());
         let (Some(from), Some(to)) = (times.clone().min(), times.max()) else { return Ok(()) };
-        storage::make_room(&self.db, from, to).await
+        storage::make_room(&self.db.maintenance, from, to).await
     }
 
     /// The newest position of every driver with one since `since`, in no order.
@@ -221,7 +223,7 @@ impl History {
                ) p"#,
             since,
         )
-        .fetch(&self.db)
+        .fetch(&self.db.maintenance)
         .try_filter_map(|stored| std::future::ready(Ok(stored.position())))
     }
 
@@ -233,7 +235,7 @@ impl History {
         end: DateTime<Utc>,
         limit: i64,
     ) -> Result<Vec<Position>, sqlx::Error> {
-        let mut transaction = self.db.begin_with(PLANNED_FOR_ITS_SPAN).await?;
+        let mut transaction = self.db.reports.begin_with(PLANNED_FOR_ITS_SPAN).await?;
         let stored = sqlx::query_as!(
             Stored,
             "SELECT driver_id, recorded_at, event_id, seq, lat_e7, lon_e7,
@@ -270,7 +272,7 @@ impl History {
             start,
             end,
         )
-        .fetch_all(&self.db)
+        .fetch_all(&self.db.reports)
         .await
     }
 }

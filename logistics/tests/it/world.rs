@@ -8,6 +8,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use logistics::{Config, Role};
 use platform::{
     auth::{self, Signer},
+    postgres::{self, Limits},
     stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb},
 };
 use serde_json::Value;
@@ -200,7 +201,7 @@ impl World {
 
     pub(crate) async fn db(&self) -> PgPool {
         let url = self.postgres.url("logistics").into();
-        platform::postgres::pool(&url, "test", 2).unwrap()
+        postgres::pool(&url, "test", 2, Limits::TOOL).unwrap()
     }
 
     /// Rows in history, each event once.

@@ -8,6 +8,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use menu_api::Config;
 use platform::{
     auth::{self, Signer},
+    postgres::{self, Limits},
     stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb},
 };
 use serde_json::{Value, json};
@@ -211,7 +212,7 @@ impl World {
     }
 
     pub(crate) fn db(&self) -> PgPool {
-        platform::postgres::pool(&self.postgres.url("menu").into(), "test", 2).unwrap()
+        postgres::pool(&self.postgres.url("menu").into(), "test", 2, Limits::TOOL).unwrap()
     }
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {

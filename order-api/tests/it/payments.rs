@@ -1,5 +1,6 @@
 //! Whatever the gateway does, an order is charged once and ends.
 
+use platform::postgres::Limits;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -159,7 +160,7 @@ async fn a_process_that_is_frozen_in_a_transaction_does_not_stop_the_others() {
     .await;
     // As a frozen process of ours would, on a connection with its settings.
     let url = world.postgres.url("orders").into();
-    let frozen = platform::postgres::pool_that_yields(&url, "frozen", 1).unwrap();
+    let frozen = platform::postgres::pool(&url, "frozen", 1, Limits::BACKGROUND).unwrap();
     let mut tx = frozen.begin().await.unwrap();
     sqlx::query("SELECT FROM orders WHERE order_id = $1 FOR UPDATE")
         .bind(order)

@@ -15,6 +15,7 @@ use hyper_util::{
 use order_api::{Config, Role};
 use platform::{
     auth::{self, Signer},
+    postgres::{self, Limits},
     stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb},
 };
 use serde_json::{Value, json};
@@ -419,7 +420,7 @@ impl World {
     }
 
     pub(crate) fn db(&self) -> PgPool {
-        platform::postgres::pool(&self.postgres.url("orders").into(), "test", 4).unwrap()
+        postgres::pool(&self.postgres.url("orders").into(), "test", 4, Limits::TOOL).unwrap()
     }
 
     pub(crate) async fn redis(&self) -> redis::aio::MultiplexedConnection {

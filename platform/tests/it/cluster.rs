@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use platform::health::Health;
 use platform::outbox::{BATCH, Relay};
+use platform::postgres::{self, Limits};
 use platform::redis::{Connection, QueueArgs, Redis};
 use platform::stores::{
     PostgresOptions, PostgresServer, RedisCluster, RedisRole, Standing, Timescaledb,
@@ -123,7 +124,7 @@ impl Outbox {
         let options = PostgresOptions { timescaledb: Timescaledb::Off };
         let postgres = PostgresServer::start(&dir.path().join("postgres"), options).await.unwrap();
         postgres.create_database("things").await.unwrap();
-        let db = platform::postgres::pool(&postgres.url("things").into(), "test", 4).unwrap();
+        let db = postgres::pool(&postgres.url("things").into(), "test", 4, Limits::TOOL).unwrap();
         let table = "CREATE TABLE outbox (
             id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
             stream text NOT NULL, field text NOT NULL, payloads text[] NOT NULL)";

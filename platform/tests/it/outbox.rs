@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use platform::health::Health;
 use platform::outbox::{BATCH, ROW_ENTRIES, Relay, RelayError};
+use platform::postgres::{self, Limits};
 use platform::stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb};
 use sqlx::PgPool;
 use tokio::sync::Notify;
@@ -47,7 +48,7 @@ impl World {
         );
         let (redis, postgres) = (redis.unwrap(), postgres.unwrap());
         postgres.create_database("things").await.unwrap();
-        let db = platform::postgres::pool(&postgres.url("things").into(), "test", 12).unwrap();
+        let db = postgres::pool(&postgres.url("things").into(), "test", 12, Limits::TOOL).unwrap();
         sqlx::raw_sql(TABLES).execute(&db).await.unwrap();
         Self { redis, postgres, db, wake: Arc::default(), _dir: dir }
     }

@@ -22,6 +22,7 @@ use menu_api::{
     import::{self, Format, ImportArgs, Record},
 };
 use platform::auth::{Role, Signer};
+use platform::postgres::{self, Limits};
 use rand::{SeedableRng as _, rngs::SmallRng};
 use secrecy::SecretString;
 use tempfile::NamedTempFile;
@@ -72,7 +73,7 @@ pub(super) async fn import(
         records(seed, &spots)?.chunks(AT_ONCE).map(write).collect::<anyhow::Result<Vec<_>>>()
     });
     let files = files.await?.context("the restaurants cannot be written to files")?;
-    let db = platform::postgres::pool(database_url, "devstack-demo", CONNECTIONS)?;
+    let db = postgres::pool(database_url, "devstack-demo", CONNECTIONS, Limits::TOOL)?;
     for file in files {
         let (file, format) = (file.path().to_owned(), Some(Format::Json));
         let report = import::import(&db, &ImportArgs { file, format, dry_run: false }).await;
