@@ -54,6 +54,22 @@ pub(crate) const ROWS: &[Row] = &[
         ],
     },
     Row {
+        name: "reports",
+        path: "2,000 fixes/s of 10,000 drivers, beside 64 parallel reports of one driver",
+        when: When::Always,
+        runs: &[Run::new(
+            Services,
+            "loadtest gps --rate 2000 --drivers 10000 --reports 64",
+            Some((60, 5)),
+        )],
+        figures: &[
+            bar("accepted p99", Ms, 20.0, |runs| number(runs, 0, "/accept_ms/p99")),
+            bar("in history p99", Ms, 1_000.0, |runs| number(runs, 0, "/history_lag_ms/p99")),
+            told("others' reads p99", Ms, |runs| number(runs, 0, "/reports/others_ms/p99")),
+            told("reports answered", Rows, |runs| number(runs, 0, "/reports/answered")),
+        ],
+    },
+    Row {
         name: "single",
         path: "GPS, one fix per request, accepted and stored",
         when: When::Always,

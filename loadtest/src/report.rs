@@ -72,6 +72,8 @@ pub struct Summary {
     pub watchers: Option<WatcherReport>,
     /// Routes read back through the API.
     pub routes: Option<RouteReport>,
+    /// Reports of one driver, and what others read beside them.
+    pub reports: Option<ReportsReport>,
     /// Seconds of warm-up that no figure counts.
     pub warm_up_s: f64,
     /// Seconds that the figures are taken over.
@@ -153,6 +155,21 @@ pub struct RouteReport {
     pub examples: Vec<String>,
 }
 
+/// Reports that one driver asked for, and how others fared meanwhile.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct ReportsReport {
+    /// Reports that were answered.
+    pub answered: u64,
+    /// Turned away for now.
+    pub refused: u64,
+    /// Answered otherwise, or not at all.
+    pub failed: u64,
+    /// How long others waited for what they read.
+    pub others_ms: Option<Percentiles>,
+    /// What others could not read.
+    pub others_failed: u64,
+}
+
 impl Summary {
     /// One with every part, to know the names of all figures.
     fn full() -> Self {
@@ -170,6 +187,10 @@ impl Summary {
             check: Some(Findings::default()),
             watchers: Some(WatcherReport { behind: Some(0), ..Default::default() }),
             routes: Some(RouteReport::default()),
+            reports: Some(ReportsReport {
+                others_ms: Some(Percentiles::default()),
+                ..Default::default()
+            }),
             ..Self::default()
         }
     }
@@ -191,6 +212,15 @@ impl Summary {
         }
         if let Some(check) = self.check.as_ref().filter(|check| !check.is_good()) {
             failures.push(format!("the check failed: {}", check.examples.join("; ")));
+        }
+        if let Some(reports) = self.reports.as_ref() {
+            if reports.failed + reports.others_failed > 0 {
+                let (failed, others) = (reports.failed, reports.others_failed);
+                failures.push(format!("{failed} reports failed, and {others} reads of others"));
+            }
+            if reports.answered == 0 {
+                failures.push("no report was answered".to_owned());
+            }
         }
         if let Some(routes) = self.routes.as_ref().filter(|routes| routes.different > 0) {
             let (different, examples) = (routes.different, routes.examples.join("; "));

@@ -113,6 +113,19 @@ impl Summary {
                 ),
             );
         }
+        if let Some(reports) = &self.reports {
+            line(
+                "reports",
+                format!(
+                    "{} answered, {} refused, {} failed; others p99 {}, {} failed",
+                    reports.answered,
+                    reports.refused,
+                    reports.failed,
+                    reports.others_ms.map_or("-".into(), |ms| format!("{:.1} ms", ms.p99)),
+                    reports.others_failed
+                ),
+            );
+        }
         for failure in self.failures() {
             line("FAILED", failure);
         }

@@ -106,6 +106,9 @@ pub struct Common {
     /// The share of watchers that subscribe and never read
     #[arg(long, default_value = "0%", value_parser = parse_share)]
     pub(super) slow_watchers: f64,
+    /// So many parallel requests of one driver for its hours and its way, all the time
+    #[arg(long, default_value_t = 0, conflicts_with = "no_check")]
+    pub(super) reports: u32,
     /// Send for this long before measuring; the check covers these events too
     #[arg(long, default_value = "0s", value_parser = parse_duration)]
     pub(super) warm_up: Duration,

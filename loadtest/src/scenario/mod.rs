@@ -6,6 +6,7 @@ pub mod menu;
 pub mod orders;
 pub mod push;
 pub mod replay;
+mod reports;
 mod routes;
 
 use std::{
@@ -19,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::common::System;
 pub use self::common::{BadUsage, Carrier, Common, Frames};
+use self::reports::Reports;
 use crate::{
     check::{Ledger, Scope, Verdict, verify},
     cpu::{self, Processes, Usage},
@@ -72,6 +74,16 @@ pub(crate) async fn run(
             Some(sockets::open(target, signer, orders, common.slow_watchers).await?)
         }
     };
+    let reports = match (common.reports, &common.database_url) {
+        (0, _) => None,
+        (lanes, Some(database)) => {
+            let (target, id) = (&common.url, drivers.last() + 1);
+            Some(Reports::start(target, &signer, database, id, lanes).await?)
+        }
+        (_, None) => {
+            return Err(BadUsage("--reports needs LOGISTICS_DATABASE_URL".into()).into());
+        }
+    };
     let settings = Settings {
         target: common.url.clone(),
         transport: common.transport(&signer, drivers),
@@ -109,6 +121,10 @@ pub(crate) async fn run(
         Err(_) => None,
     };
     let outcome = sending.await.context("the sending task failed")??;
+    let reports = match reports {
+        Some(reports) => Some(reports.conclude().await),
+        None => None,
+    };
     let sent = Instant::now();
     if let Some(progress) = progress {
         progress.finish();
@@ -179,6 +195,7 @@ pub(crate) async fn run(
         check: findings,
         watchers: watcher_report,
         routes: None,
+        reports,
         warm_up_s: common.warm_up.as_secs_f64(),
         measured_s: outcome.measured_for.as_secs_f64(),
         thresholds: Vec::new(),
