@@ -32,6 +32,7 @@ use platform::{
     auth::Verifier,
     health::Health,
     outbox::Relay,
+    permits::Reports,
     postgres,
     redis::Redis,
     run::{drain, logged},
@@ -145,6 +146,11 @@ pub async fn run(
         tasks: TaskTracker::new(),
         stop_work: CancellationToken::new(),
     };
+    service.tasks.spawn(postgres::watch(
+        db.requests.clone(),
+        health.dependency("database"),
+        service.stop_work.clone(),
+    ));
     if matches!(role, Role::Worker | Role::All) {
         service.start_worker()?;
     }
@@ -207,12 +213,12 @@ impl Service {
         let Self { health, queue, history, tasks, stop_work, .. } = self;
         let db = &history.db().background;
         let wake = Arc::new(Notify::new());
-        let dependency = health.dependency("streams");
         let relay = Relay::new(
             db.clone(),
             queue,
             Arc::clone(&wake),
-            dependency.clone(),
+            health.dependency("streams"),
+            health.dependency("database"),
             health.heartbeat("outbox relay"),
         )?;
         tasks.spawn(relay.run(stop_work.clone()));
@@ -220,7 +226,8 @@ impl Service {
             queue.clone(),
             orders::options(),
             Orders { db: db.clone(), wake },
-            dependency,
+            health.dependency("streams"),
+            health.dependency("database"),
             health.heartbeat("order follower"),
             stop_work.clone(),
         );
@@ -281,6 +288,7 @@ impl Service {
             hub,
             roster,
             limits,
+            reports: Reports::new(history.db().reports.clone()),
             verifier,
             origins: config.origins.clone(),
             shutdown: shutdown.clone(),

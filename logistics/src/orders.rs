@@ -16,7 +16,7 @@ use contracts::{
     streams::{DELIVERIES_GROUP, ORDER_EVENTS_STREAM},
 };
 use platform::{
-    postgres::is_unavailable,
+    postgres::{is_unavailable, within},
     stream::{Apply, Entry, Later, Options},
 };
 use sqlx::PgPool;
@@ -28,6 +28,8 @@ use crate::{deliveries::store::batch, history::DeadLetter};
 const BLOCK: Duration = Duration::from_millis(250);
 /// Events in one transaction.
 const COUNT: usize = 500;
+/// A transaction takes milliseconds; one that takes this long is lost.
+const APPLY_MAX: Duration = Duration::from_secs(5);
 /// A worker silent for this long is gone.
 const CLAIM_IDLE: Duration = Duration::from_secs(15);
 
@@ -61,7 +63,7 @@ impl Apply for Orders {
             }
         }
         let whole: Vec<OrderEvent> = events.iter().map(|(_, event)| event.clone()).collect();
-        match batch::apply(&self.db, &whole, &dead).await {
+        match within(APPLY_MAX, batch::apply(&self.db, &whole, &dead)).await {
             Ok(_) => {}
             Err(error) if is_unavailable(&error) => return Err(error.into()),
             Err(error) => {
@@ -91,7 +93,7 @@ impl Orders {
         }
         for events in by_order.into_values() {
             let (entries, events): (Vec<_>, Vec<_>) = events.into_iter().unzip();
-            match batch::apply(&self.db, &events, &[]).await {
+            match within(APPLY_MAX, batch::apply(&self.db, &events, &[])).await {
                 Ok(_) => {}
                 Err(error) if is_unavailable(&error) => return Err(error),
                 Err(error) => {
@@ -99,7 +101,7 @@ impl Orders {
                 }
             }
         }
-        batch::apply(&self.db, &[], dead).await?;
+        within(APPLY_MAX, batch::apply(&self.db, &[], dead)).await?;
         Ok(())
     }
 }

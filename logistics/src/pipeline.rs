@@ -22,12 +22,14 @@ use contracts::{
 };
 use platform::{
     health::{Dependency, Health, Heartbeat},
+    postgres::within,
     redis::{Connection, Redis},
     stream::{self, Acker, Consumer, Entry, Options},
 };
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
+    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -59,6 +61,8 @@ const READS_WAITING_MAX: usize = 8;
 const CLAIM_EVERY: Duration = Duration::from_secs(5);
 /// A consumer silent for this long is gone; one that works renews three times as often.
 const CLAIM_IDLE: Duration = Duration::from_secs(15);
+/// Reading the newest position of each driver takes seconds when there are many.
+const ANNOUNCE_MAX: Duration = Duration::from_secs(60);
 /// Delivered more often than this, an entry is a dead letter: each delivery before has ended a
 /// worker or was never finished.
 const DELIVERIES_MAX: u32 = 5;
@@ -210,10 +214,19 @@ impl Reader {
         let mut claim_at = Instant::now();
         // What an earlier worker has stored but not announced shows here.
         let mut announce_history = true;
+        // Beside the reads, which must not wait for PostgreSQL.
+        let mut announcing: Option<JoinHandle<bool>> = None;
+        let mut announce_at = Instant::now();
         while !shutdown.is_cancelled() {
             self.heartbeat.beat();
-            if announce_history && self.lane.offer_history(&self.history).await.is_ok() {
+            if let Some(done) = announcing.take_if(|announcing| announcing.is_finished()) {
+                announce_history |= !done.await.unwrap_or(false);
+                announce_at = Instant::now() + RETRY.1;
+            }
+            if announce_history && announcing.is_none() && Instant::now() >= announce_at {
                 announce_history = false;
+                announcing =
+                    Some(tokio::spawn(announce(Arc::clone(&self.lane), Arc::clone(&self.history))));
             }
             match self.step(&mut claim_at).await {
                 Ok((entries, claimed)) => {
@@ -299,6 +312,15 @@ impl Reader {
     }
 }
 
+/// Offers what the history knows; `false` when that has to be done again.
+async fn announce(lane: Arc<Lane>, history: Arc<History>) -> bool {
+    let announced = within(ANNOUNCE_MAX, lane.offer_history(&history)).await;
+    if let Err(error) = &announced {
+        tracing::debug!(%error, "positions of the history could not be offered");
+    }
+    announced.is_ok()
+}
+
 /// How many entries of each stream to read next, when so many entries held so many positions.
 fn parked_count(entries: usize, positions: usize, streams: usize) -> usize {
     let per_entry = positions.div_ceil(entries.max(1)).max(1);
@@ -366,9 +388,9 @@ impl Writer {
         let mut delay = RETRY.0;
         loop {
             self.heartbeat.beat();
-            match self.history.write(rows, dead).await {
+            let writing = self.history.write(rows, dead);
+            match self.heartbeat.waiting_for(&self.dependency, writing).await {
                 Ok(written) => {
-                    self.dependency.up();
                     record(rows, written, dead.len());
                     return true;
                 }
@@ -410,9 +432,13 @@ impl Writer {
     ) {
         let mut refused = Vec::new();
         for row in rows.iter() {
-            if let Err(WriteError::Refused(error)) = self.history.write(&mut vec![*row], &[]).await
-            {
-                refused.push((*row, error.to_string()));
+            let mut row = vec![*row];
+            let writing = self.history.write(&mut row, &[]);
+            match self.heartbeat.waiting_for(&self.dependency, writing).await {
+                Ok(_) => {}
+                Err(WriteError::Refused(error)) => refused.push((row[0], error.to_string())),
+                // The batch is tried again, with those that are left.
+                Err(WriteError::Unavailable(_)) => break,
             }
         }
         rows.retain(|row| !refused.iter().any(|(bad, _)| bad == row));

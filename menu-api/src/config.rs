@@ -82,6 +82,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Writes at a time: what reads leave, but for two connections of the loops beside them.
+    pub fn database_writes(&self) -> usize {
+        (self.database_connections - self.database_reads - 2) as usize
+    }
+
     /// Refuses settings that cannot work, or not together.
     pub fn validate(&self) -> anyhow::Result<()> {
         ensure!(!self.cache_prefix.is_empty(), "the cache prefix must not be empty");

@@ -62,8 +62,10 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 const GRACE: Duration = Duration::from_secs(14);
 /// How long a start waits for its first lease; without one it answers from the database.
 const LEASE_WAIT_MAX: Duration = Duration::from_secs(2);
-/// Menus that are too old are forgotten this often.
+/// Menus that are too old are forgotten this often,
 const FORGET_EVERY: Duration = Duration::from_secs(3_600);
+/// and that takes no longer.
+const FORGET_MAX: Duration = Duration::from_secs(1_800);
 
 /// Brings the database to this build's form.
 pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
@@ -116,6 +118,7 @@ pub async fn run(
     let (sweeper, announced) = Sweeper::new(db.clone(), announcer.clone());
     let sweeper = Arc::new(sweeper);
     let node_name = node.name().to_owned();
+    tasks.spawn(postgres::watch(db.clone(), health.dependency("database"), stop_work.clone()));
     tasks.spawn(coherence::delete_announced(db.clone(), announced));
     tasks.spawn(node.run(Arc::clone(&sweeper), health.dependency("cache"), stop_work.clone()));
     tasks.spawn({
@@ -124,7 +127,9 @@ pub async fn run(
     });
     tasks.spawn(calendar::keep(db.clone(), stop_work.clone()));
     tasks.spawn(menus::keep_written(db.clone(), stop_work.clone()));
-    tasks.spawn(forget_menus(db.clone(), config.history, stop_work.clone()));
+    let maintenance =
+        postgres::pool(&config.database_url, "menu-api maintenance", 1, Limits::MAINTENANCE)?;
+    tasks.spawn(forget_menus(maintenance, config.history, stop_work.clone()));
 
     let shared = Shared::new(
         &redis,
@@ -150,13 +155,20 @@ pub async fn run(
         stats: Arc::clone(&stats),
         tasks: tasks.clone(),
     });
-    let publisher = Publisher::new(db.clone(), announcer.clone(), sweeper, tasks.clone());
+    let publisher = Publisher::new(
+        db.clone(),
+        config.database_writes(),
+        announcer.clone(),
+        sweeper,
+        tasks.clone(),
+    );
     if let Some(url) = &config.redis_queue_url {
         let following = stream::follow(
             platform::redis::Redis::open(url)?,
             ratings::options(),
             Ratings::new(publisher.clone(), stop_work.clone()),
             health.dependency("queue"),
+            health.dependency("database"),
             health.heartbeat("ratings"),
             stop_work.clone(),
         );
@@ -212,7 +224,7 @@ async fn forget_menus(db: PgPool, kept: Duration, stop: CancellationToken) {
             _ = tick.tick() => {}
         }
         let Some(before) = Utc::now().checked_sub_signed(kept) else { continue };
-        if let Err(error) = menus::forget_menus(&db, before).await {
+        if let Err(error) = postgres::within(FORGET_MAX, menus::forget_menus(&db, before)).await {
             tracing::warn!(%error, "old menus could not be forgotten, trying again later");
         }
     }

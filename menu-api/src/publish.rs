@@ -5,13 +5,17 @@
 //! afterwards is shown anything older. With Redis away the write is answered too; what must be told
 //! stays in `cache_invalidations` until it is.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use contracts::{
     events::RatingSum,
     ids::{CategoryId, ItemId, RestaurantId},
 };
-use platform::auth::{Caller, Role};
+use platform::{
+    auth::{Caller, Role},
+    permits::Permits,
+    postgres,
+};
 use sqlx::{PgConnection, PgPool};
 use tokio_util::task::TaskTracker;
 
@@ -28,6 +32,13 @@ use crate::{
     },
 };
 
+/// Writes to one restaurant at a time: they wait for each other anyway.
+const WRITES_EACH: usize = 2;
+/// A write waits so long for its turn, without a connection.
+const PERMIT_MAX: Duration = Duration::from_secs(5);
+/// A write that takes longer is lost, and what it has held is free again.
+const WRITE_MAX: Duration = Duration::from_secs(10);
+
 /// A write that is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Published<T> {
@@ -43,6 +54,8 @@ pub struct Published<T> {
 #[derive(Clone)]
 pub struct Publisher {
     db: PgPool,
+    /// By restaurant; new ones share a place.
+    permits: Arc<Permits<Option<RestaurantId>>>,
     announcer: Announcer,
     sweeper: Arc<Sweeper>,
     tasks: TaskTracker,
@@ -168,13 +181,16 @@ impl Write {
 impl Publisher {
     /// A publisher whose writes run on `tasks`: one that has begun is finished and announced also
     /// when its caller has gone away.
+    /// At most `writes` are under way at a time, two of them to one restaurant.
     pub fn new(
         db: PgPool,
+        writes: usize,
         announcer: Announcer,
         sweeper: Arc<Sweeper>,
         tasks: TaskTracker,
     ) -> Self {
-        Self { db, announcer, sweeper, tasks }
+        let permits = Permits::new("writes", writes, WRITES_EACH, PERMIT_MAX);
+        Self { db, permits: Arc::new(permits), announcer, sweeper, tasks }
     }
 
     /// Changes a restaurant that the caller runs.
@@ -185,16 +201,23 @@ impl Publisher {
         write: Write,
     ) -> Result<Published<Answer>, WriteError> {
         let this = self.clone();
+        // Before anything begins: a caller that goes away while it waits has changed nothing.
+        let permit = self.permits.enter(Some(restaurant)).await?;
         self.finished(async move {
             let parts = write.parts();
-            let mut tx = this.db.begin().await?;
-            let version = write::touch(&mut tx, &caller, restaurant, parts).await?;
-            let answer = write.apply(&mut tx, restaurant, version).await?;
-            if parts.meets(Parts::MENU) {
-                menus::write_down(&mut tx, restaurant).await?;
-            }
-            let id = write::note(&mut tx, restaurant, version, parts).await?;
-            tx.commit().await?;
+            let writing = async {
+                let mut tx = this.db.begin().await?;
+                let version = write::touch(&mut tx, &caller, restaurant, parts).await?;
+                let answer = write.apply(&mut tx, restaurant, version).await?;
+                if parts.meets(Parts::MENU) {
+                    menus::write_down(&mut tx, restaurant).await?;
+                }
+                let id = write::note(&mut tx, restaurant, version, parts).await?;
+                tx.commit().await?;
+                Ok::<_, WriteError>((version, answer, id))
+            };
+            let (version, answer, id) = postgres::within(WRITE_MAX, writing).await?;
+            drop(permit);
             let everywhere = this.announce(Change { restaurant, version, parts }, id).await;
             Ok(Published { version, answer, everywhere })
         })
@@ -209,14 +232,20 @@ impl Publisher {
         hours: Hours,
     ) -> Result<Published<RestaurantId>, WriteError> {
         let this = self.clone();
+        let permit = self.permits.enter(None).await?;
         self.finished(async move {
             let operator = (caller.role == Role::Operator).then_some(caller.subject);
-            let mut tx = this.db.begin().await?;
-            let restaurant = write::create(&mut tx, &profile, &hours, operator).await?;
             let (version, parts) = (1, Parts::ALL);
-            // Somebody may have asked for it before it was there.
-            let id = write::note(&mut tx, restaurant, version, parts).await?;
-            tx.commit().await?;
+            let writing = async {
+                let mut tx = this.db.begin().await?;
+                let restaurant = write::create(&mut tx, &profile, &hours, operator).await?;
+                // Somebody may have asked for it before it was there.
+                let id = write::note(&mut tx, restaurant, version, parts).await?;
+                tx.commit().await?;
+                Ok::<_, WriteError>((restaurant, id))
+            };
+            let (restaurant, id) = postgres::within(WRITE_MAX, writing).await?;
+            drop(permit);
             let everywhere = this.announce(Change { restaurant, version, parts }, id).await;
             Ok(Published { version, answer: restaurant, everywhere })
         })

@@ -78,6 +78,7 @@ impl Ratings {
         match self.publisher.publish(caller, restaurant, Write::Rating(rating)).await {
             // One that is shown already, or whose restaurant is gone, is done with too.
             Ok(_) | Err(WriteError::Conflict(_) | WriteError::NotFound) => Ok(()),
+            Err(WriteError::Busy(busy)) => Err(busy.into()),
             Err(WriteError::Database(error)) if is_unavailable(&error) => Err(error.into()),
             Err(error) => {
                 // It would never work; the next rating brings all of it again.

@@ -23,6 +23,9 @@ pub struct Config {
     /// Connections to PostgreSQL
     #[arg(long, env = "ORDER_DATABASE_CONNECTIONS", default_value_t = 24)]
     pub database_connections: u32,
+    /// Those of them that reports have: lists of operators and administrators, and checks
+    #[arg(long, env = "ORDER_DATABASE_REPORTS", default_value_t = 4)]
+    pub database_reports: u32,
 
     /// How long a copy of a cart is kept in Redis
     #[arg(long, env = "ORDER_CART_COPY_TTL", default_value = "10m", value_parser = parse_duration)]
@@ -111,7 +114,12 @@ impl Config {
 
     /// Refuses settings that cannot work, or not together.
     pub fn validate(&self) -> anyhow::Result<()> {
-        ensure!(self.database_connections >= 10, "database connections must be at least 10");
+        ensure!(self.database_reports > 0, "database reports must be positive");
+        ensure!(
+            self.database_connections >= self.database_reports + 8,
+            "database connections must be at least 8 more than database reports: placing, paying \
+             and relaying have connections of their own"
+        );
         ensure!(
             (1..=10_000).contains(&self.payment_concurrency),
             "payment concurrency must be between 1 and 10000"

@@ -18,6 +18,8 @@ use crate::{advance::Held, order::Command, payment::dead};
 
 /// Who moves an order, in its history.
 const ACTOR: &str = "service:logistics";
+/// A transaction takes milliseconds; one that takes this long is lost.
+const APPLY_MAX: Duration = Duration::from_secs(5);
 
 /// Applies deliveries to orders, in any order and any number of times: what an order already is, or
 /// can no longer become, changes nothing.
@@ -87,7 +89,7 @@ impl Deliveries {
 
 impl Apply for Deliveries {
     async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
-        match self.try_apply(entries).await {
+        match postgres::within(APPLY_MAX, self.try_apply(entries)).await {
             Ok(()) => return Ok(()),
             Err(error) if postgres::is_unavailable(&error) => return Err(error.into()),
             Err(error) => {
@@ -95,13 +97,16 @@ impl Apply for Deliveries {
             }
         }
         for entry in entries {
-            match self.try_apply(std::slice::from_ref(entry)).await {
+            let one = self.try_apply(std::slice::from_ref(entry));
+            match postgres::within(APPLY_MAX, one).await {
                 Ok(()) => {}
                 Err(error) if postgres::is_unavailable(&error) => return Err(error.into()),
                 Err(error) => {
                     let (id, reason) = (entry.id.to_string(), error.to_string());
                     let payload = entry.payload.as_deref();
-                    dead::letter(&self.db, DELIVERY_EVENTS_STREAM, &id, payload, &reason).await?;
+                    let buried =
+                        dead::letter(&self.db, DELIVERY_EVENTS_STREAM, &id, payload, &reason);
+                    postgres::within(APPLY_MAX, buried).await?;
                 }
             }
         }

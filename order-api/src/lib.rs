@@ -33,6 +33,7 @@ use platform::{
     breaker::Breaker,
     health::Health,
     outbox::Relay,
+    permits::Reports,
     postgres::{self, Limits},
     redis::Redis,
     run::{drain, logged},
@@ -56,8 +57,10 @@ pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
 
 /// From the request to stop to the end of the process.
 const GRACE: Duration = Duration::from_secs(14);
-/// Answers that are too old to be repeated are forgotten this often.
+/// Answers that are too old to be repeated are forgotten this often,
 const FORGET_EVERY: Duration = Duration::from_secs(600);
+/// and that takes no longer.
+const FORGET_MAX: Duration = Duration::from_secs(300);
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -103,7 +106,7 @@ pub async fn run(
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
     let limits = Limits::requests(config.http.request_timeout);
-    let connections = config.database_connections;
+    let connections = config.database_connections - config.database_reports;
     let db = postgres::pool(&config.database_url, "order-api", connections, limits)?;
 
     let address = listener.local_addr()?;
@@ -124,6 +127,11 @@ pub async fn run(
         tasks: TaskTracker::new(),
         stop_work: CancellationToken::new(),
     };
+    service.tasks.spawn(postgres::watch(
+        service.db.clone(),
+        health.dependency("database"),
+        service.stop_work.clone(),
+    ));
     if role.is(Role::Relay) {
         service.start_relay()?;
     }
@@ -164,12 +172,13 @@ struct Service {
 
 impl Service {
     fn start_relay(&self) -> anyhow::Result<()> {
-        let Self { health, queue, db, wake, tasks, stop_work, .. } = self;
+        let Self { config, health, queue, db, wake, tasks, stop_work, .. } = self;
         let relay = Relay::new(
             db.clone(),
             queue,
             Arc::clone(wake),
             health.dependency("queue"),
+            health.dependency("database"),
             health.heartbeat("relay"),
         )?;
         tasks.spawn(relay.run(stop_work.clone()));
@@ -177,7 +186,9 @@ impl Service {
             vec![(PAYMENTS_STREAM, &[PAYMENTS_GROUP]), (ORDER_EVENTS_STREAM, &[DELIVERIES_GROUP])];
         tasks
             .spawn(logged("trim", stream::keep_trimmed(queue.clone(), streams, stop_work.clone())));
-        tasks.spawn(forget(db.clone(), stop_work.clone()));
+        let maintenance =
+            postgres::pool(&config.database_url, "order-api maintenance", 1, Limits::MAINTENANCE)?;
+        tasks.spawn(forget(maintenance, stop_work.clone()));
         Ok(())
     }
 
@@ -216,6 +227,7 @@ impl Service {
             deliveries::options(),
             deliveries,
             health.dependency("deliveries"),
+            health.dependency("database"),
             health.heartbeat("deliveries"),
             stop_work.clone(),
         );
@@ -239,8 +251,16 @@ impl Service {
         let cache = platform::redis::client(&config.redis_cache_url)?;
         let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone())?;
         let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);
+        let connections = config.database_reports;
+        let reports = Reports::new(postgres::pool(
+            &config.database_url,
+            "order-api reports",
+            connections,
+            Limits::REPORTS,
+        )?);
         Ok(http::router(http::App::new(http::Parts {
             db: db.clone(),
+            reports,
             menus,
             carts,
             placer,
@@ -262,7 +282,7 @@ async fn forget(db: PgPool, stop: CancellationToken) {
             () = stop.cancelled() => return,
             _ = tick.tick() => {}
         }
-        if let Err(error) = idempotency::forget(&db).await {
+        if let Err(error) = postgres::within(FORGET_MAX, idempotency::forget(&db)).await {
             tracing::warn!(%error, "old answers could not be forgotten, trying again later");
         }
     }

@@ -2,13 +2,16 @@
 //!
 //! A process is ready when it was said to be, and none of its watched loops is silent for longer
 //! than [`STALL_MAX`]. Dependencies are reported but do not flip it: taking every copy out of the
-//! balancer because a store is away would turn a part of an outage into all of it.
+//! balancer because a store is away would turn a part of an outage into all of it. Nor does a loop
+//! that waits for one, within [`Heartbeat::waiting_for`]; that shows as a dependency that is down
+//! and as `loop_blocked_seconds`.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -18,11 +21,16 @@ use http::StatusCode;
 use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::telemetry;
 
 /// A loop that has not beaten for this long is stalled.
 pub const STALL_MAX: Duration = Duration::from_secs(10);
+/// A loop that waits for a store beats this often.
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+/// A store for which a loop has waited this long is down.
+const ANSWER_MAX: Duration = Duration::from_secs(3);
 
 /// The health of one service. Clones share it.
 #[derive(Clone)]
@@ -33,7 +41,7 @@ struct Inner {
     phase: AtomicU8,
     stall_max: Duration,
     started: Instant,
-    dependencies: Mutex<Vec<Dependency>>,
+    dependencies: Mutex<Vec<Arc<DependencyState>>>,
     heartbeats: Mutex<Vec<Weak<Pulse>>>,
 }
 
@@ -78,31 +86,44 @@ impl Health {
         self.0.phase.load(Ordering::Relaxed) == READY && self.stalled().is_empty()
     }
 
-    /// Something outside that this service works with: `queue`, `history`. It counts as down until
-    /// [`Dependency::up`]. Asking again for the same name gives the same one.
+    /// Something outside that this service works with: `queue`, `history`. Each call gives another
+    /// user of it. The dependency counts as down until one of its users says [`Dependency::up`],
+    /// and while the last word of any of them is [`Dependency::down`].
     #[must_use]
     pub fn dependency(&self, name: &'static str) -> Dependency {
         let mut all = self.0.dependencies.lock();
-        if let Some(known) = all.iter().find(|d| d.0.name == name) {
-            return known.clone();
-        }
-        let gauge = metrics::gauge!("dependency_up", "dependency" => name);
-        gauge.set(0.0);
-        let dependency = Dependency(Arc::new(DependencyState {
-            name,
-            up: AtomicBool::new(false),
-            since: Mutex::new(Instant::now()),
-            details: Mutex::default(),
-            gauge,
-        }));
-        all.push(dependency.clone());
-        dependency
+        let known = all.iter().find(|known| known.name == name).cloned();
+        let state = known.unwrap_or_else(|| {
+            let gauge = metrics::gauge!("dependency_up", "dependency" => name);
+            gauge.set(0.0);
+            let state = Arc::new(DependencyState {
+                name,
+                up: AtomicBool::new(false),
+                since: Mutex::new(Instant::now()),
+                details: Mutex::default(),
+                users: Mutex::default(),
+                gauge,
+            });
+            all.push(Arc::clone(&state));
+            state
+        });
+        let user = Arc::new(User { state: Arc::clone(&state), word: AtomicU8::new(SILENT) });
+        state.users.lock().push(Arc::downgrade(&user));
+        Dependency(user)
     }
 
     /// Watches a loop of our own until the [`Heartbeat`] is dropped.
     #[must_use]
     pub fn heartbeat(&self, name: &'static str) -> Heartbeat {
-        let pulse = Arc::new(Pulse { name, epoch: self.0.started, beat_ms: AtomicU64::new(0) });
+        let blocked = metrics::gauge!("loop_blocked_seconds", "loop" => name);
+        blocked.set(0.0);
+        let pulse = Arc::new(Pulse {
+            name,
+            epoch: self.0.started,
+            beat_ms: AtomicU64::new(0),
+            waiting_since: Mutex::default(),
+            blocked,
+        });
         let mut all = self.0.heartbeats.lock();
         all.retain(|known| known.strong_count() > 0);
         all.push(Arc::downgrade(&pulse));
@@ -112,10 +133,15 @@ impl Health {
     }
 
     fn stalled(&self) -> Vec<&'static str> {
+        let mut alive = self.alive();
+        alive.retain(|pulse| pulse.age() > self.0.stall_max);
+        alive.into_iter().map(|pulse| pulse.name).collect()
+    }
+
+    fn alive(&self) -> Vec<Arc<Pulse>> {
         let mut all = self.0.heartbeats.lock();
         all.retain(|known| known.strong_count() > 0);
-        let alive = all.iter().filter_map(Weak::upgrade);
-        alive.filter(|pulse| pulse.age() > self.0.stall_max).map(|pulse| pulse.name).collect()
+        all.iter().filter_map(Weak::upgrade).collect()
     }
 
     /// The four routes. [`serve::layers`](crate::serve::layers) merges them in by itself.
@@ -137,13 +163,21 @@ impl Health {
             _ => "ready",
         };
         let dependencies: BTreeMap<&str, Value> =
-            self.0.dependencies.lock().iter().map(|d| (d.0.name, d.report())).collect();
+            self.0.dependencies.lock().iter().map(|d| (d.name, d.report())).collect();
+        let blocked: BTreeMap<&str, u64> = self
+            .alive()
+            .iter()
+            .map(|pulse| (pulse.name, pulse.blocked_for()))
+            .filter(|(_, blocked)| *blocked > ANSWER_MAX)
+            .map(|(name, blocked)| (name, blocked.as_secs()))
+            .collect();
         let body = json!({
             "status": status,
             "service": self.0.service,
             "uptime_s": self.0.started.elapsed().as_secs(),
             "dependencies": dependencies,
             "stalled": stalled,
+            "blocked_s": blocked,
         });
         let code = if status == "ready" { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         (code, body)
@@ -161,60 +195,98 @@ async fn metrics() -> Response {
     (headers, telemetry::metrics().render()).into_response()
 }
 
-/// Whether something outside can be reached just now.
+/// One user's word on something outside that can be reached or not. Clones are the same user.
 #[derive(Clone)]
-pub struct Dependency(Arc<DependencyState>);
+pub struct Dependency(Arc<User>);
+
+struct User {
+    state: Arc<DependencyState>,
+    /// What it has said last.
+    word: AtomicU8,
+}
+
+const SILENT: u8 = 0;
+const UP: u8 = 1;
+const DOWN: u8 = 2;
 
 struct DependencyState {
     name: &'static str,
     up: AtomicBool,
     since: Mutex<Instant>,
     details: Mutex<BTreeMap<&'static str, String>>,
+    users: Mutex<Vec<Weak<User>>>,
     gauge: metrics::Gauge,
 }
 
 impl Dependency {
     /// It answered. Cheap when it was up already.
     pub fn up(&self) {
-        if self.turn(true) {
-            tracing::info!(dependency = self.0.name, "is up");
+        if self.says(UP) {
+            tracing::info!(dependency = self.0.state.name, "is up");
         }
     }
 
     /// It did not answer. The reason is logged when this is news; `/readyz`, which anybody can
     /// read, does not repeat it.
     pub fn down(&self, reason: impl Display) {
-        if self.turn(false) {
-            tracing::warn!(dependency = self.0.name, %reason, "is down");
+        if self.says(DOWN) {
+            tracing::warn!(dependency = self.0.state.name, %reason, "is down");
         }
     }
 
     /// Shown on `/readyz`: `store` = `timescaledb`, for instance.
     pub fn detail(&self, key: &'static str, value: impl Display) {
-        self.0.details.lock().insert(key, value.to_string());
+        self.0.state.details.lock().insert(key, value.to_string());
     }
 
-    /// The last thing that was said of it.
+    /// The last thing that was said of it by anybody who uses it.
     #[must_use]
     pub fn is_up(&self) -> bool {
-        self.0.up.load(Ordering::Relaxed)
+        self.0.state.up.load(Ordering::Relaxed)
     }
 
-    fn turn(&self, up: bool) -> bool {
-        if self.is_up() == up || self.0.up.swap(up, Ordering::Relaxed) == up {
+    /// True when that changes whether the dependency is up.
+    fn says(&self, word: u8) -> bool {
+        let own = &self.0.word;
+        if own.load(Ordering::Relaxed) == word || own.swap(word, Ordering::Relaxed) == word {
             return false;
         }
-        *self.0.since.lock() = Instant::now();
-        self.0.gauge.set(if up { 1.0 } else { 0.0 });
+        self.0.state.judge()
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        self.state.judge();
+    }
+}
+
+impl DependencyState {
+    fn judge(&self) -> bool {
+        let mut users = self.users.lock();
+        users.retain(|user| user.strong_count() > 0);
+        let words: Vec<u8> = users
+            .iter()
+            .filter_map(|user| Some(user.upgrade()?.word.load(Ordering::Relaxed)))
+            .collect();
+        if words.iter().all(|word| *word == SILENT) {
+            return false;
+        }
+        let up = !words.contains(&DOWN);
+        if self.up.swap(up, Ordering::Relaxed) == up {
+            return false;
+        }
+        *self.since.lock() = Instant::now();
+        self.gauge.set(if up { 1.0 } else { 0.0 });
         true
     }
 
     fn report(&self) -> Value {
         let mut report = json!({
-            "status": if self.is_up() { "up" } else { "down" },
-            "for_s": self.0.since.lock().elapsed().as_secs(),
+            "status": if self.up.load(Ordering::Relaxed) { "up" } else { "down" },
+            "for_s": self.since.lock().elapsed().as_secs(),
         });
-        for (key, value) in &*self.0.details.lock() {
+        for (key, value) in &*self.details.lock() {
             report[*key] = Value::from(value.as_str());
         }
         report
@@ -229,12 +301,47 @@ struct Pulse {
     name: &'static str,
     epoch: Instant,
     beat_ms: AtomicU64,
+    /// Since when the loop has tried what a store does not let it do.
+    waiting_since: Mutex<Option<Instant>>,
+    blocked: metrics::Gauge,
 }
 
 impl Heartbeat {
     /// The loop goes round.
     pub fn beat(&self) {
         self.0.beat_ms.store(self.0.now_ms(), Ordering::Relaxed);
+    }
+
+    /// Work that needs `store` and has a limit of its own. The loop counts as alive meanwhile; a
+    /// store that does not answer soon is down, until work succeeds.
+    ///
+    /// # Errors
+    /// Those of `work`, which may be the fault of what was asked: the caller says
+    /// [`Dependency::down`] when it is the store's.
+    pub async fn waiting_for<T, E>(
+        &self,
+        store: &Dependency,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        let began = Instant::now();
+        self.0.waiting_since.lock().get_or_insert(began);
+        let mut work = pin!(work);
+        loop {
+            if let Ok(done) = tokio::time::timeout(BEAT_EVERY, &mut work).await {
+                if done.is_ok() {
+                    *self.0.waiting_since.lock() = None;
+                    store.up();
+                }
+                self.0.show_blocked();
+                self.beat();
+                return done;
+            }
+            self.beat();
+            self.0.show_blocked();
+            if began.elapsed() >= ANSWER_MAX {
+                store.down("it does not answer");
+            }
+        }
     }
 }
 
@@ -245,5 +352,13 @@ impl Pulse {
 
     fn age(&self) -> Duration {
         Duration::from_millis(self.now_ms().saturating_sub(self.beat_ms.load(Ordering::Relaxed)))
+    }
+
+    fn blocked_for(&self) -> Duration {
+        self.waiting_since.lock().map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn show_blocked(&self) {
+        self.blocked.set(self.blocked_for().as_secs_f64());
     }
 }

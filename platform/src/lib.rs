@@ -9,6 +9,7 @@ pub mod docs;
 pub mod extract;
 pub mod health;
 pub mod outbox;
+pub mod permits;
 pub mod postgres;
 pub mod problem;
 pub mod redis;

@@ -124,6 +124,7 @@ pub struct Relay {
     redis: Connection,
     wake: Arc<Notify>,
     dependency: Dependency,
+    database: Dependency,
     heartbeat: Heartbeat,
     counted_at: Option<Instant>,
     /// Streams of a cluster that rest,
@@ -136,12 +137,14 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay that `wake` tells of new rows; `dependency` is the Redis with the streams.
+    /// A relay that `wake` tells of new rows; `dependency` is the Redis with the streams, `database`
+    /// that with the outbox.
     pub fn new(
         db: PgPool,
         redis: &Redis,
         wake: Arc<Notify>,
         dependency: Dependency,
+        database: Dependency,
         heartbeat: Heartbeat,
     ) -> anyhow::Result<Self> {
         Ok(Self {
@@ -149,6 +152,7 @@ impl Relay {
             redis: redis.connection()?,
             wake,
             dependency,
+            database,
             heartbeat,
             counted_at: None,
             resting: BTreeSet::new(),
@@ -162,9 +166,10 @@ impl Relay {
     pub async fn run(mut self, stop: CancellationToken) {
         let mut retry = RETRY_MIN;
         let mut is_well = true;
+        let (heartbeat, database) = (self.heartbeat.clone(), self.database.clone());
         while !stop.is_cancelled() {
-            self.heartbeat.beat();
-            let (pause, may_wake) = match self.step().await {
+            heartbeat.beat();
+            let (pause, may_wake) = match heartbeat.waiting_for(&database, self.step()).await {
                 Ok(moved) => {
                     if !is_well && self.resting.is_empty() {
                         tracing::info!("relaying again");
@@ -180,8 +185,13 @@ impl Relay {
                     }
                 }
                 Err(error) => {
-                    if let RelayError::Redis(error) = &error {
-                        self.dependency.down(error);
+                    match &error {
+                        RelayError::Redis(error) => {
+                            self.dependency.down(error);
+                            database.up();
+                        }
+                        // Redis has a shorter limit of its own.
+                        RelayError::Database(_) | RelayError::TimedOut => database.down(&error),
                     }
                     if is_well {
                         tracing::warn!(%error, "relaying stands still, trying again");

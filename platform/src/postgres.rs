@@ -15,11 +15,18 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_millis(250);
+
+/// A database is asked this often whether it is there,
+const WATCH_EVERY: Duration = Duration::from_secs(1);
+/// and has so long to answer.
+const WATCH_MAX: Duration = Duration::from_secs(2);
 
 /// How long a connection that is given back may still be busy with what was given up.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
@@ -154,7 +161,7 @@ impl Session {
                 return Ok(kept);
             }
         }
-        Ok(Taken(Some(self.db.acquire().await?)))
+        take(&self.db).await
     }
 
     /// Keeps the connection for the next time, after work that has succeeded.
@@ -163,14 +170,32 @@ impl Session {
     }
 }
 
-/// A connection of a [`Session`]. When it is dropped, because its work has failed or was given up,
-/// it is closed: nobody knows what is still under way on it.
+/// A connection of the pool for work that may be given up in the midst of what it sends.
+///
+/// # Errors
+/// PostgreSQL is away, or the pool is empty.
+pub async fn take(db: &PgPool) -> Result<Taken, sqlx::Error> {
+    Ok(Taken(Some(db.acquire().await?)))
+}
+
+/// A connection that is closed when it is dropped, because its work has failed or was given up:
+/// nobody knows what is still under way on it. It is closed at once; the pool's own way of closing
+/// first sends what is left to be sent, without a limit.
 pub struct Taken(Option<PoolConnection<Postgres>>);
+
+impl Taken {
+    /// Gives it back to the pool, after work that the server has answered: done or refused.
+    pub fn give_back_after<T>(mut self, done: &Result<T, sqlx::Error>) {
+        if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
+            drop(self.0.take());
+        }
+    }
+}
 
 impl Drop for Taken {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.0 {
-            connection.close_on_drop();
+        if let Some(connection) = self.0.take() {
+            drop(connection.detach());
         }
     }
 }
@@ -193,13 +218,13 @@ impl DerefMut for Taken {
 ///
 /// # Errors
 /// Those of `work`.
-pub async fn within<T>(
+pub async fn within<T, E: From<sqlx::Error>>(
     limit: Duration,
-    work: impl Future<Output = Result<T, sqlx::Error>>,
-) -> Result<T, sqlx::Error> {
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
     let timed_out = |_| {
         let kind = std::io::ErrorKind::TimedOut;
-        sqlx::Error::Io(std::io::Error::new(kind, "the database does not answer"))
+        E::from(sqlx::Error::Io(std::io::Error::new(kind, "the database does not answer")))
     };
     tokio::time::timeout(limit, work).await.map_err(timed_out)?
 }
@@ -239,6 +264,23 @@ where
         tracing::warn!(error = format!("{error:#}"), "waiting for the database");
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Asks the database whether it is there, as requests do, until `stop`: for what `/readyz` and
+/// `dependency_up` say of it, also while nobody calls.
+pub async fn watch(db: PgPool, dependency: Dependency, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(WATCH_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match within(WATCH_MAX, sqlx::query("SELECT 1").execute(&db)).await {
+            Ok(_) => dependency.up(),
+            Err(error) => dependency.down(error),
+        }
     }
 }
 

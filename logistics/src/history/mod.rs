@@ -6,9 +6,10 @@
 //! 184,000 for always asking about conflicts.
 
 pub mod copy;
+mod frozen;
 pub mod storage;
 
-use std::{collections::HashSet, fmt, str::FromStr};
+use std::{collections::HashSet, fmt, str::FromStr, time::Duration};
 
 use chrono::{DateTime, Utc};
 use contracts::{
@@ -17,8 +18,9 @@ use contracts::{
 };
 use futures_util::{Stream, TryStreamExt as _};
 use parking_lot::Mutex;
+use platform::postgres::{self, within};
 use rustc_hash::FxBuildHasher;
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 pub use self::storage::Storage;
 use crate::database::Database;
@@ -27,6 +29,11 @@ use crate::database::Database;
 /// sixth route: 200 to 300 ms with 193 hours stored, where a plan for the 24 of a day takes 10.
 const PLANNED_FOR_ITS_SPAN: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode = force_custom_plan";
 
+/// A batch takes milliseconds. One that takes this long is tried again: the server is frozen, or
+/// the connection dead, and neither says so.
+const WRITE_MAX: Duration = Duration::from_secs(8);
+/// Partitions for a batch with positions of many hours.
+const ROOM_MAX: Duration = Duration::from_secs(60);
 /// One row of `gps_positions`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
@@ -150,6 +157,11 @@ impl History {
                         room_made = true;
                         self.make_room(rows).await.map_err(classify)?;
                     }
+                    // lock_not_available: another process holds rows of ours.
+                    (Some("55P03"), _) => {
+                        frozen::free_rows(&self.db.maintenance).await;
+                        return Err(classify(error));
+                    }
                     _ => return Err(classify(error)),
                 },
             }
@@ -162,7 +174,21 @@ impl History {
         dead: &[DeadLetter],
         transport: Transport,
     ) -> Result<u64, sqlx::Error> {
-        let mut transaction = self.db.background.begin().await?;
+        let mut connection = postgres::take(&self.db.background).await?;
+        let writing = self.write_on(&mut connection, rows, dead, transport);
+        let written = within(WRITE_MAX, writing).await;
+        connection.give_back_after(&written);
+        written
+    }
+
+    async fn write_on(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[Row],
+        dead: &[DeadLetter],
+        transport: Transport,
+    ) -> Result<u64, sqlx::Error> {
+        let mut transaction = connection.begin().await?;
         let new_drivers = self.unseen(rows);
         if !new_drivers.is_empty() {
             sqlx::query!(
@@ -203,7 +229,7 @@ impl History {
     async fn make_room(&self, rows: &[Row]) -> Result<(), sqlx::Error> {
         let times = rows.iter().map(|row| row.position.recorded_at());
         let (Some(from), Some(to)) = (times.clone().min(), times.max()) else { return Ok(()) };
-        storage::make_room(&self.db.maintenance, from, to).await
+        within(ROOM_MAX, storage::make_room(&self.db.maintenance, from, to)).await
     }
 
     /// The newest position of every driver with one since `since`, in no order.

@@ -26,6 +26,8 @@ use crate::drivers::{
 const PAGE_SIZE_MAX: i64 = 100;
 const PAGE_SIZE_DEFAULT: i64 = 20;
 const PAGE_MAX: i64 = 1_000_000;
+/// A page behind so many drivers is a report.
+const NEAR_MAX: i64 = 1_000;
 
 pub(super) const ACCESS: &[Row] = &[
     (Method::POST, "/drivers", Who::Roles(&[Role::Admin])),
@@ -115,10 +117,14 @@ struct Drivers {
     responses(
         (status = 200, description = "By id", body = Drivers),
         (status = 422, description = "A parameter is out of range", body = Problem),
+        (status = 429, description = "Too many reports of the caller at a time", body = Problem),
+        (status = 503, description = "Too many reports at a time, or the database is away",
+            body = Problem),
     ),
 )]
 async fn list(
     State(app): State<App>,
+    Auth(caller): Auth,
     Query(filter): Query<Filter>,
 ) -> Result<Json<Drivers>, Problem> {
     let page = filter.page.unwrap_or(1);
@@ -130,7 +136,14 @@ async fn list(
         return Err(Problem::unprocessable().field("page_size", "must be between 1 and 100"));
     }
     let offset = (page - 1) * page_size;
-    let (drivers, total) = store::list(&app.db, filter.vehicle, filter.state, page_size, offset)
+    // A page far behind reads all before it.
+    let (db, _permit) = if offset > NEAR_MAX {
+        let (db, permit) = app.reports.begin(&caller).await?;
+        (db, Some(permit))
+    } else {
+        (&app.db, None)
+    };
+    let (drivers, total) = store::list(db, filter.vehicle, filter.state, page_size, offset)
         .await
         .map_err(|error| postgres::problem(&error))?;
     Ok(Json(Drivers { drivers, total, page, page_size }))

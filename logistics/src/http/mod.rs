@@ -18,6 +18,7 @@ use contracts::ids::DriverId;
 use platform::{
     access::{AccessTable, Row},
     auth::{Caller, Role, Verifier},
+    permits::Reports,
     problem::Problem,
 };
 use sqlx::PgPool;
@@ -63,6 +64,8 @@ pub struct Parts {
     pub roster: Arc<Roster>,
     /// What each driver may send.
     pub limits: Arc<Limits>,
+    /// Reads that look at a lot.
+    pub reports: Reports,
     /// Checks tokens.
     pub verifier: Verifier,
     /// Browser origins that may open sockets.

@@ -138,6 +138,8 @@ impl Format {
         (status = 404, description = "Another driver"),
         (status = 406, description = "None of the four formats"),
         (status = 422, description = "A parameter is out of range"),
+        (status = 429, description = "Too many reports of the caller at a time"),
+        (status = 503, description = "Too many reports at a time, or the database is away"),
     ),
 )]
 async fn get_route(
@@ -157,6 +159,7 @@ async fn get_route(
             .map_err(|_| Problem::unprocessable().field("cursor", "is not one that was given"))?,
         None => RouteCursor::start(start_time),
     };
+    let _report = app.reports.begin(&caller).await?;
     let positions = app
         .history
         .route(driver_id, cursor, end_time, limit)
@@ -276,6 +279,8 @@ struct HoursSpan {
         (status = 200, description = "Oldest first", body = Hours),
         (status = 404, description = "Another driver"),
         (status = 422, description = "A parameter is out of range"),
+        (status = 429, description = "Too many reports of the caller at a time"),
+        (status = 503, description = "Too many reports at a time, or the database is away"),
     ),
 )]
 async fn get_hours(
@@ -290,6 +295,7 @@ async fn get_hours(
     let span =
         Span { start_time: Some(start_time), end_time: Some(end_time), limit: None, cursor: None };
     let (start, end) = span.times()?;
+    let _report = app.reports.begin(&caller).await?;
     let hours = app
         .history
         .hours(driver_id, start, end)

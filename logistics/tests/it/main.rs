@@ -4,6 +4,7 @@ mod access;
 mod cluster;
 mod current;
 mod gps;
+mod hang;
 mod orders;
 mod stores;
 mod tracking;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use contracts::ids::RestaurantId;
+use platform::postgres::within;
 use sqlx::PgPool;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -14,6 +15,8 @@ use crate::{document::Parts, memory::Change};
 const EVERY: Duration = Duration::from_millis(500);
 /// and announced when their writer had this long to do it.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// A look or a deletion that takes longer is lost.
+const STEP_MAX: Duration = Duration::from_secs(5);
 /// Rows in one look.
 const ROWS_MAX: i64 = 2_000;
 /// From so many rows on it is cheaper to drop everything than to name each.
@@ -64,7 +67,7 @@ impl Sweeper {
 
     async fn sweep(&self, older_than: Duration) {
         loop {
-            let rows = match self.waiting(older_than).await {
+            let rows = match within(STEP_MAX, self.waiting(older_than)).await {
                 Ok(rows) => rows,
                 Err(error) => {
                     tracing::debug!(%error, "changes to announce could not be read");
@@ -77,7 +80,7 @@ impl Sweeper {
                 return;
             }
             let ids: Vec<i64> = rows.iter().map(|row| row.invalidation_id).collect();
-            if let Err(error) = delete_rows(&self.db, &ids).await {
+            if let Err(error) = within(STEP_MAX, delete_rows(&self.db, &ids)).await {
                 tracing::debug!(%error, "announced changes could not be deleted");
                 return;
             }
@@ -123,7 +126,7 @@ impl Sweeper {
 pub async fn delete(db: PgPool, mut rows: mpsc::Receiver<i64>) {
     let mut ids = Vec::new();
     while rows.recv_many(&mut ids, DELETES_WAITING_MAX).await > 0 {
-        if let Err(error) = delete_rows(&db, &ids).await {
+        if let Err(error) = within(STEP_MAX, delete_rows(&db, &ids)).await {
             // Announced a second time by the next sweep: no harm.
             tracing::debug!(%error, "announced changes could not be deleted");
         }

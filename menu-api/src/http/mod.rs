@@ -250,6 +250,9 @@ impl From<WriteError> for Problem {
             WriteError::NotFound => Self::not_found(),
             WriteError::Invalid(invalid) => invalid.into(),
             WriteError::Conflict(detail) => Self::conflict(detail),
+            WriteError::Busy(busy) => {
+                Self::unavailable(format!("Just now {busy}."), Duration::from_secs(1))
+            }
             WriteError::Database(error) => postgres::problem(&error),
         }
     }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use platform::postgres::within;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +15,8 @@ use crate::hours::Hours;
 
 const EVERY: Duration = Duration::from_secs(10);
 const ROWS_MAX: i64 = 500;
+/// A step that takes longer is lost.
+const STEP_MAX: Duration = Duration::from_secs(10);
 /// A restaurant that does not open within a week is looked at this often.
 const NEVER_OPEN: TimeDelta = TimeDelta::hours(1);
 
@@ -27,7 +30,7 @@ pub async fn keep(db: PgPool, shutdown: CancellationToken) {
             _ = tick.tick() => {}
         }
         loop {
-            match step(&db, Utc::now()).await {
+            match within(STEP_MAX, step(&db, Utc::now())).await {
                 Ok(rows) if rows == ROWS_MAX as usize && !shutdown.is_cancelled() => {}
                 Ok(_) => break,
                 Err(error) => {

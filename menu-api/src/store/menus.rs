@@ -8,6 +8,7 @@ use contracts::{
     ids::{CategoryId, ItemId, RestaurantId},
     money::{Currency, Money},
 };
+use platform::postgres::within;
 use serde::Deserialize;
 use sqlx::{PgConnection, PgPool, types::Json};
 use tokio_util::sync::CancellationToken;
@@ -23,6 +24,8 @@ pub const FORM: i16 = 1;
 /// Menus are looked for that were not written down, as after an import, this often.
 const RENDER_EVERY: Duration = Duration::from_secs(2);
 const RENDER_AT_ONCE: i64 = 50;
+/// A step that takes longer is lost.
+const STEP_MAX: Duration = Duration::from_secs(30);
 
 /// Makes a restaurant's menu of its rows.
 pub async fn make(
@@ -80,7 +83,7 @@ pub async fn keep_written(db: PgPool, shutdown: CancellationToken) {
             _ = tick.tick() => {}
         }
         let done = loop {
-            match write_some_down(&db, other_forms).await {
+            match within(STEP_MAX, write_some_down(&db, other_forms)).await {
                 Ok(RENDER_AT_ONCE) if !shutdown.is_cancelled() => {}
                 other => break other,
             }

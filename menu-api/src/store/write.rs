@@ -6,7 +6,10 @@ use contracts::{
     ids::{CategoryId, ItemId, RestaurantId},
 };
 use h3o::LatLng;
-use platform::auth::{Caller, Role};
+use platform::{
+    auth::{Caller, Role},
+    permits::Busy,
+};
 use sqlx::{PgConnection, types::Json};
 
 use super::{decode, list::CELL_RESOLUTION};
@@ -33,6 +36,9 @@ pub enum WriteError {
     /// It is taken, or changed meanwhile.
     #[error("{0}")]
     Conflict(&'static str),
+    /// Too many writes are under way.
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The database.
     #[error(transparent)]
     Database(#[from] sqlx::Error),

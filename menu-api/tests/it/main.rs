@@ -2,6 +2,7 @@
 
 mod access;
 mod coherence;
+mod hang;
 mod hostile;
 mod lists;
 mod menus;

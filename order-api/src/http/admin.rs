@@ -6,7 +6,7 @@ use axum::{extract::State, http::Method};
 use chrono::{DateTime, Utc};
 use platform::{
     access::{Row, Who},
-    auth::Role,
+    auth::{Auth, Role},
     breaker,
     extract::{Json, Path, Query},
     postgres,
@@ -166,7 +166,8 @@ struct Payments {
     get, path = "/admin/payments", tag = "admin",
     responses((status = 200, description = "Now", body = Payments)),
 )]
-async fn payments(State(app): State<App>) -> Result<Json<Payments>, Problem> {
+async fn payments(State(app): State<App>, Auth(caller): Auth) -> Result<Json<Payments>, Problem> {
+    let (db, _permit) = app.reports.begin(&caller).await?;
     let row = sqlx::query!(
         r#"SELECT count(*) FILTER (WHERE status = 'due') AS "due!",
                   count(*) FILTER (WHERE status = 'due' AND attempts > 0) AS "unknown!",
@@ -174,7 +175,7 @@ async fn payments(State(app): State<App>) -> Result<Json<Payments>, Problem> {
                   min(created_at) FILTER (WHERE status = 'due') AS oldest_due
            FROM payments WHERE status IN ('due', 'dead')"#
     )
-    .fetch_one(&app.db)
+    .fetch_one(db)
     .await
     .map_err(|error| postgres::problem(&error))?;
     let breaker = app.breaker.as_ref().map(|breaker| match breaker.state(Instant::now()) {

@@ -17,6 +17,7 @@ use platform::{
     access::{AccessTable, Row},
     auth::{Caller, Role, Signer, Verifier},
     breaker::Breaker,
+    permits::Reports,
     postgres,
     problem::Problem,
 };
@@ -47,6 +48,8 @@ pub struct App(Arc<Parts>);
 pub struct Parts {
     /// Orders, payments and all else.
     pub db: PgPool,
+    /// Reads that look at a lot.
+    pub reports: Reports,
     /// Prices.
     pub menus: Menus,
     /// What customers gather.

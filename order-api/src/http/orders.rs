@@ -234,6 +234,9 @@ struct Orders {
     responses(
         (status = 200, description = "A page", body = Orders),
         (status = 422, description = "A parameter is not valid", body = Problem),
+        (status = 429, description = "Too many lists of the caller at a time", body = Problem),
+        (status = 503, description = "Too many lists at a time, or the database is away",
+            body = Problem),
     ),
 )]
 async fn list(
@@ -262,17 +265,22 @@ async fn list(
     }
     let filter = Filter { statuses, before: query.cursor, ..whose(&caller, &query) };
     let offset = if query.cursor.is_some() { 0 } else { (page - 1) * page_size };
+    // A customer has few orders; the others' lists may look at all there are.
+    let (db, _permit) = if caller.role == Role::Customer {
+        (&app.db, None)
+    } else {
+        let (db, permit) = app.reports.begin(&caller).await?;
+        (db, Some(permit))
+    };
     // One more than is shown tells whether there is more.
-    let mut orders = store::list(&app.db, &filter, page_size + 1, offset)
+    let mut orders = store::list(db, &filter, page_size + 1, offset)
         .await
         .map_err(|error| postgres::problem(&error))?;
     let has_more = orders.len() as i64 > page_size;
     orders.truncate(page_size as usize);
     let total = match query.cursor {
         Some(_) => None,
-        None => {
-            Some(store::count(&app.db, &filter).await.map_err(|error| postgres::problem(&error))?)
-        }
+        None => Some(store::count(db, &filter).await.map_err(|error| postgres::problem(&error))?),
     };
     let next_cursor = orders.last().map(|order| order.order_id.0).filter(|_| has_more);
     let page = query.cursor.is_none().then_some(page);

@@ -244,10 +244,15 @@ struct Check {
 /// Count all ratings again and compare them with the sums that are kept
 #[utoipa::path(
     get, path = "/admin/ratings/check", tag = "admin",
-    responses((status = 200, description = "Where they differ", body = Check)),
+    responses(
+        (status = 200, description = "Where they differ", body = Check),
+        (status = 429, description = "Too many reports of the caller at a time", body = Problem),
+        (status = 503, description = "Too many reports at a time, or the database is away",
+            body = Problem),
+    ),
 )]
-async fn check(State(app): State<App>) -> Result<Json<Check>, Problem> {
-    let differences =
-        rating::recompute(&app.db).await.map_err(|error| postgres::problem(&error))?;
+async fn check(State(app): State<App>, Auth(caller): Auth) -> Result<Json<Check>, Problem> {
+    let (db, _permit) = app.reports.begin(&caller).await?;
+    let differences = rating::recompute(db).await.map_err(|error| postgres::problem(&error))?;
     Ok(Json(Check { differences }))
 }

@@ -89,9 +89,14 @@ impl<P: Provider> Worker<P> {
             calls.clone(),
             claim_idle,
             self.health.dependency("queue"),
+            self.health.dependency("database"),
             self.health.heartbeat("payment stream"),
         );
-        let sweeping = sweep::run(calls.clone(), self.health.heartbeat("payment schedule"));
+        let sweeping = sweep::run(
+            calls.clone(),
+            self.health.dependency("database"),
+            self.health.heartbeat("payment schedule"),
+        );
         // Results are over when nobody can call any more.
         drop(calls);
         tokio::join!(results.run(to_write), bell.run(), sweeping);

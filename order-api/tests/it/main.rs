@@ -2,6 +2,7 @@
 
 mod breaker;
 mod carts;
+mod hang;
 mod hostile;
 mod idempotency;
 mod lifecycle;

@@ -20,6 +20,8 @@ const PAUSE: Duration = Duration::from_millis(2);
 const PAUSE_BUSY: Duration = Duration::from_millis(8);
 /// So many in one batch are some 2,000 a second.
 const BUSY_ENTRIES: usize = 8;
+/// A batch that takes longer is applied again, or later.
+const APPLY_MAX: Duration = Duration::from_secs(60);
 /// Pause after a failure, doubled up to the second value.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
@@ -51,7 +53,8 @@ pub trait Apply: Send + Sync {
 }
 
 /// Reads entries and applies them until `stop`, then ends with the batch that is under way; a
-/// batch that cannot be applied then stays pending. `dependency` is the Redis with the streams.
+/// batch that cannot be applied then stays pending. `dependency` is the Redis with the streams,
+/// `store` what entries are applied to.
 ///
 /// What this consumer was given but has not done comes first, then what consumers left that are
 /// gone, then what is new.
@@ -63,6 +66,7 @@ pub async fn follow<A: Apply>(
     options: Options,
     apply: A,
     dependency: Dependency,
+    store: Dependency,
     heartbeat: Heartbeat,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
@@ -77,6 +81,7 @@ pub async fn follow<A: Apply>(
         group,
         claim_at: Instant::now(),
         dependency,
+        store,
         heartbeat,
         stop,
     };
@@ -92,6 +97,7 @@ struct Follower<A> {
     group: &'static str,
     claim_at: Instant,
     dependency: Dependency,
+    store: Dependency,
     heartbeat: Heartbeat,
     stop: CancellationToken,
 }
@@ -153,7 +159,8 @@ impl<A: Apply> Follower<A> {
     /// because of a stop.
     async fn finish(&mut self, entries: &[Entry]) -> bool {
         let mut delay = RETRY.0;
-        while let Err(later) = self.apply.apply(entries).await {
+        while let Err(later) = self.heartbeat.waiting_for(&self.store, self.apply(entries)).await {
+            self.store.down(&later);
             if delay == RETRY.0 {
                 tracing::warn!(group = self.group, error = %later, "entries wait to be applied");
             }
@@ -175,6 +182,11 @@ impl<A: Apply> Follower<A> {
             self.dependency.down(error);
         }
         true
+    }
+
+    async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
+        let applied = tokio::time::timeout(APPLY_MAX, self.apply.apply(entries)).await;
+        applied.unwrap_or_else(|_| Err(anyhow::anyhow!("it takes too long").into()))
     }
 
     async fn wait(&self, pause: Duration) {

@@ -155,6 +155,7 @@ impl Outbox {
             redis,
             Arc::new(Notify::new()),
             health.dependency("queue"),
+            health.dependency("store"),
             health.heartbeat("relay"),
         );
         let relaying = tokio::spawn(relay.unwrap().run(stop.clone()));
@@ -199,6 +200,7 @@ async fn what_replicas_confirmed_is_read_from_all_masters_also_after_a_failover(
         options((0..STREAMS).map(stream).collect()),
         seen.clone(),
         health.dependency("queue"),
+        health.dependency("store"),
         health.heartbeat("follower"),
         stop.clone(),
     ));

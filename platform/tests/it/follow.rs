@@ -79,6 +79,7 @@ impl World {
             options,
             self.seen.clone(),
             health.dependency("queue"),
+            health.dependency("store"),
             health.heartbeat("follower"),
             stop.clone(),
         );

@@ -80,6 +80,60 @@ async fn a_silent_loop_is_not_ready_until_it_beats_again_or_ends() {
 }
 
 #[tokio::test]
+async fn a_dependency_is_down_while_anybody_who_uses_it_says_so() {
+    let health = Health::new("test");
+    let seen = health.dependency("database");
+    let (api, relay) = (health.dependency("database"), health.dependency("database"));
+    assert!(!seen.is_up(), "nobody has said anything yet");
+    api.up();
+    assert!(seen.is_up(), "who has not used it says nothing");
+    relay.down("a commit hangs");
+    api.up();
+    assert!(!seen.is_up(), "it does not work for all");
+    relay.up();
+    assert!(seen.is_up());
+    relay.down("a commit hangs");
+    drop(relay);
+    assert!(seen.is_up(), "who is gone says nothing any more");
+    drop(api);
+    assert!(seen.is_up(), "the last word stays when all are gone");
+}
+
+#[tokio::test]
+async fn a_loop_that_waits_for_a_store_is_alive_and_the_store_is_down() {
+    // Longer than the pause between two beats of a loop that waits.
+    let health = Health::with_stall_max("test", Duration::from_secs(4));
+    let server = Server::start_with(Router::new(), &health, HttpArgs::default()).await;
+    health.set_ready(true);
+    let (pulse, store) = (health.heartbeat("writer"), health.dependency("store"));
+    store.up();
+    let (answer, answered) = tokio::sync::oneshot::channel::<Result<u8, &str>>();
+    let waiting = tokio::spawn({
+        let (pulse, store) = (pulse.clone(), store.clone());
+        async move { pulse.waiting_for(&store, async { answered.await.unwrap() }).await }
+    });
+    let start = Instant::now();
+    while store.is_up() || start.elapsed() < Duration::from_secs(6) {
+        assert!(start.elapsed() < DEADLINE, "nobody says that it does not answer");
+        assert!(health.is_ready(), "it goes round");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(ready(&server).await.1["blocked_s"]["writer"].as_u64().unwrap() >= 5);
+    let metrics = server.get("/metrics", "").await.body;
+    let series = "loop_blocked_seconds{loop=\"writer\"} ";
+    assert!(metrics.contains(series) && !metrics.contains(&format!("{series}0")), "{metrics}");
+    answer.send(Ok(7)).unwrap();
+    assert_eq!(waiting.await.unwrap(), Ok(7));
+    assert!(store.is_up());
+    let failed = pulse.waiting_for(&store, async { Err::<u8, _>("refused") }).await;
+    assert_eq!(
+        (failed, store.is_up()),
+        (Err("refused"), true),
+        "the caller knows whose fault it is"
+    );
+}
+
+#[tokio::test]
 async fn metrics_tell_of_the_process() {
     let server = Server::start(Router::new(), HttpArgs::default()).await;
     let answer = server.get("/metrics", "").await;

@@ -5,6 +5,8 @@ mod access;
 mod cluster;
 #[cfg(target_os = "linux")]
 mod cost;
+#[cfg(feature = "stores")]
+mod database;
 mod extract;
 #[cfg(feature = "stores")]
 mod follow;

@@ -60,6 +60,7 @@ impl World {
             &redis::Client::open(self.redis.url()).unwrap().into(),
             Arc::clone(&self.wake),
             health.dependency("queue"),
+            health.dependency("store"),
             health.heartbeat("relay"),
         )
         .unwrap()

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use contracts::{events::OrderEvent, ids::OrderId};
-use sqlx::{PgConnection, PgPool};
+use platform::postgres;
+use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::{Delivery, Row, now};
 use crate::{
@@ -34,10 +35,21 @@ pub async fn apply(
     for event in events {
         by_order.entry(event.order_id).or_default().push(event);
     }
+    let mut connection = postgres::take(db).await?;
+    let applied = apply_on(&mut connection, &by_order, dead).await;
+    connection.give_back_after(&applied);
+    applied
+}
+
+async fn apply_on(
+    connection: &mut PgConnection,
+    by_order: &BTreeMap<OrderId, Vec<&OrderEvent>>,
+    dead: &[DeadLetter],
+) -> Result<usize, sqlx::Error> {
     for _ in 0..ATTEMPTS {
-        let mut tx = db.begin().await?;
-        let known = lock(&mut tx, &by_order).await?;
-        let changes = decide(&by_order, known);
+        let mut tx = connection.begin().await?;
+        let known = lock(&mut tx, by_order).await?;
+        let changes = decide(by_order, known);
         if !write(&mut tx, &changes).await? {
             tx.rollback().await?;
             continue;

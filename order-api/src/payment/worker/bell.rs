@@ -8,6 +8,7 @@ use std::{
 use contracts::streams::{PAYMENT_FIELD, PAYMENTS_GROUP, PAYMENTS_STREAM};
 use platform::{
     health::{Dependency, Heartbeat},
+    postgres::within,
     stream::{Acker, Consumer, Entry, Options},
 };
 use rustc_hash::FxHashMap;
@@ -16,6 +17,8 @@ use uuid::Uuid;
 use super::{BATCH_MAX, RETRY, calls::Calls};
 use crate::payment::{Job, Provider, claim, dead};
 
+/// A dead letter that takes longer to store comes back.
+const BURY_MAX: Duration = Duration::from_secs(5);
 /// A read waits so long for a first entry.
 const BLOCK: Duration = Duration::from_millis(500);
 /// What a dead worker has left is looked for this often, and more often when it is soon taken over.
@@ -43,6 +46,7 @@ pub(super) struct Bell<P> {
     claim_at: Instant,
     claim_idle: Duration,
     dependency: Dependency,
+    database: Dependency,
     heartbeat: Heartbeat,
 }
 
@@ -52,6 +56,7 @@ impl<P: Provider> Bell<P> {
         calls: Calls<P>,
         claim_idle: Duration,
         dependency: Dependency,
+        database: Dependency,
         heartbeat: Heartbeat,
     ) -> Self {
         Self {
@@ -62,6 +67,7 @@ impl<P: Provider> Bell<P> {
             claim_at: Instant::now(),
             claim_idle,
             dependency,
+            database,
             heartbeat,
         }
     }
@@ -124,7 +130,8 @@ impl<P: Provider> Bell<P> {
         for entry in unreadable {
             let (id, payload) = (entry.id.to_string(), entry.payload.as_deref());
             let reason = "not the id of a payment";
-            let stored = dead::letter(&self.calls.db, PAYMENTS_STREAM, &id, payload, reason).await;
+            let burying = dead::letter(&self.calls.db, PAYMENTS_STREAM, &id, payload, reason);
+            let stored = within(BURY_MAX, burying).await;
             match stored {
                 Ok(()) => self.acker.ack(&[entry]).await?,
                 // It stays pending and comes back.
@@ -150,9 +157,11 @@ impl<P: Provider> Bell<P> {
         }
         let count = leave.len().min(self.waiting.len());
         let ids: Vec<Uuid> = self.waiting.iter().take(count).map(|(id, _)| *id).collect();
-        let jobs = match claim::named(&self.calls.db, &ids, self.calls.lease).await {
+        let claiming = claim::named(&self.calls.db, &ids, self.calls.lease);
+        let jobs = match self.heartbeat.waiting_for(&self.database, claiming).await {
             Ok(jobs) => jobs,
             Err(error) => {
+                self.database.down(&error);
                 Calls::<P>::give_back(leave);
                 return Err(error);
             }

@@ -22,7 +22,9 @@ const LINGER: Duration = Duration::from_millis(8);
 /// After so many in one transaction more come soon, and the first one waits this long.
 const BUSY: (usize, Duration) = (8, Duration::from_millis(24));
 /// A transaction takes milliseconds; one that takes this long is lost.
-const SETTLE_MAX: Duration = Duration::from_secs(10);
+const SETTLE_MAX: Duration = Duration::from_secs(5);
+/// The same for a batch that is written one by one.
+const SETTLE_EACH_MAX: Duration = Duration::from_secs(20);
 
 /// Writes results and acknowledges.
 pub(super) struct Results {
@@ -69,16 +71,8 @@ impl Results {
         let mut delay = RETRY.0;
         loop {
             self.heartbeat.beat();
-            let settled = match self.settle(&ended).await {
-                Err(error) if !postgres::is_unavailable(&error) => {
-                    tracing::warn!(%error, "results are refused together, written one by one");
-                    settle_each(&self.db, &ended).await
-                }
-                settled => settled,
-            };
-            match settled {
+            match self.heartbeat.waiting_for(&self.dependency, self.settle(&ended)).await {
                 Ok(late) => {
-                    self.dependency.up();
                     self.wake.notify_one();
                     metrics::counter!("payment_results_late_total").increment(late as u64);
                     break;
@@ -104,7 +98,13 @@ impl Results {
 
     /// Within a time: a database that has vanished without a word is given up.
     async fn settle(&self, ended: &[Ended]) -> Result<usize, sqlx::Error> {
-        postgres::within(SETTLE_MAX, settle(&self.db, ended)).await
+        match postgres::within(SETTLE_MAX, settle(&self.db, ended)).await {
+            Err(error) if !postgres::is_unavailable(&error) => {
+                tracing::warn!(%error, "results are refused together, written one by one");
+                postgres::within(SETTLE_EACH_MAX, settle_each(&self.db, ended)).await
+            }
+            settled => settled,
+        }
     }
 
     async fn acknowledge(&mut self, entries: &[Entry]) {

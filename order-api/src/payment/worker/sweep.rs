@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use platform::{breaker::State, health::Heartbeat};
+use platform::{
+    breaker::State,
+    health::{Dependency, Heartbeat},
+    postgres::within,
+};
 use sqlx::PgPool;
 
 use super::{BATCH_MAX, calls::Calls};
@@ -13,9 +17,11 @@ use crate::payment::{
 
 /// Due payments are looked for this often.
 const DUE_EVERY: Duration = Duration::from_millis(200);
+/// A look that takes longer is lost.
+const LOOK_MAX: Duration = Duration::from_secs(5);
 
 /// Takes payments whose time has come, until it is time to stop.
-pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
+pub(super) async fn run<P: Provider>(calls: Calls<P>, database: Dependency, heartbeat: Heartbeat) {
     let mut tick = tokio::time::interval(DUE_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut is_failing = false;
@@ -30,10 +36,12 @@ pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
             continue;
         }
         // Looking costs less than asking for leave that nobody needs.
-        match is_any_due(&calls.db).await {
+        let looking = within(LOOK_MAX, is_any_due(&calls.db));
+        match heartbeat.waiting_for(&database, looking).await {
             Ok(true) => {}
             Ok(false) => continue,
             Err(error) => {
+                database.down(&error);
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(%error, "due payments cannot be looked for");
                 }
@@ -48,7 +56,8 @@ pub(super) async fn run<P: Provider>(calls: Calls<P>, heartbeat: Heartbeat) {
         // From both ends in turn: many old ones that come due again and again, as those that the
         // gateway is processing for days, keep nobody from the other end.
         first = if first == First::Oldest { First::Newest } else { First::Oldest };
-        match claim::due(&calls.db, first, leave.len() as i64, calls.lease).await {
+        let claiming = claim::due(&calls.db, first, leave.len() as i64, calls.lease);
+        match heartbeat.waiting_for(&database, claiming).await {
             Ok(jobs) => {
                 metrics::counter!("payments_swept_total").increment(jobs.len() as u64);
                 if jobs.len() == BATCH_MAX {
