@@ -22,6 +22,7 @@ mod balance;
 mod check;
 mod fuzz;
 mod gps;
+mod link;
 mod load;
 mod menu;
 mod orders;
@@ -29,6 +30,8 @@ mod probe;
 mod report;
 mod sabotage;
 mod service;
+mod trap;
+mod watch;
 mod world;
 
 use std::process::ExitCode;

@@ -4,11 +4,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use loadtest::client::{Caller, Target};
 use platform::auth::Role;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 
-use crate::{service::is_ready, world::World};
+use crate::{check::target, service::is_ready, watch::Course, world::World};
 
 /// The bar: ready and accepting again within this time, without anybody's help.
 pub(crate) const RECOVERY_MAX: Duration = Duration::from_secs(10);
@@ -18,6 +20,10 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const STEP: Duration = Duration::from_millis(10);
 /// One question takes no longer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
+/// While probes are sent all the time: one so often,
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+/// and each is looked for so often.
+const PROBE_STEP: Duration = Duration::from_millis(200);
 
 /// From the fault, until
 #[derive(Debug, Clone, Copy, Default)]
@@ -44,9 +50,14 @@ pub(crate) struct Probe {
 impl Probe {
     /// A new driver's fix.
     pub(crate) fn new(world: &World, target: Target) -> Self {
+        Self::recorded(world, target, Utc::now())
+    }
+
+    /// The same, of another time.
+    fn recorded(world: &World, target: Target, at: DateTime<Utc>) -> Self {
         let driver = world.new_probe();
         // PostgreSQL and the wire have microseconds.
-        let recorded_at = DateTime::from_timestamp_micros(Utc::now().timestamp_micros());
+        let recorded_at = DateTime::from_timestamp_micros(at.timestamp_micros());
         let recorded_at = recorded_at.unwrap_or_default();
         let body = json!({"latitude": 12.97, "longitude": 77.59, "recorded_at": recorded_at});
         Self {
@@ -92,10 +103,80 @@ async fn is_stored(world: &World, driver: i64, recorded_at: DateTime<Utc>) -> bo
     matches!(tokio::time::timeout(ANSWER_MAX, found).await, Ok(Ok(1)))
 }
 
+/// The stages of the courses that [`follow`] answers with.
+pub(crate) const STAGES: [&str; 3] = ["accepted", "shown", "stored"];
+
+/// Sends a probe every second until it is stopped, and follows all of them to their ends, not for
+/// ever.
+pub(crate) async fn follow(
+    world: &World,
+    port: u16,
+    mut stopped: watch::Receiver<bool>,
+) -> Vec<Course> {
+    let (mut under_way, mut courses) = (FuturesUnordered::new(), Vec::new());
+    let (stop, given_up) = watch::channel(false);
+    let mut due = tokio::time::interval(PROBE_EVERY);
+    loop {
+        tokio::select! {
+            _ = due.tick() => under_way.push(course(world, port, given_up.clone())),
+            Some(course) = under_way.next() => courses.push(course),
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    let finish = async { while let Some(course) = under_way.next().await { courses.push(course) } };
+    let _late = tokio::time::timeout(PATIENCE, finish).await;
+    stop.send_replace(true);
+    courses.extend(under_way.collect::<Vec<_>>().await);
+    courses.sort_unstable_by_key(|course| course.began);
+    courses
+}
+
+/// Follows one probe, until it is given up.
+async fn course(world: &World, port: u16, mut given_up: watch::Receiver<bool>) -> Course {
+    let mut probe = Probe::new(world, target(port));
+    let (began, driver, recorded_at) = (Instant::now(), probe.driver, probe.recorded_at);
+    let (mut accepted, mut shown, mut stored) = (None, None, None);
+    let whole = async {
+        while probe.send().await != Some(202) {
+            tokio::time::sleep(PROBE_STEP).await;
+        }
+        accepted = Some(Instant::now());
+        let showing = async {
+            while !probe.is_shown().await {
+                tokio::time::sleep(PROBE_STEP).await;
+            }
+            shown = Some(Instant::now());
+        };
+        let storing = async {
+            while !is_stored(world, driver, recorded_at).await {
+                tokio::time::sleep(PROBE_STEP).await;
+            }
+            stored = Some(Instant::now());
+        };
+        tokio::join!(showing, storing);
+    };
+    tokio::select! {
+        () = whole => {}
+        _ = given_up.wait_for(|given_up| *given_up) => {}
+    }
+    Course { began, reached: vec![accepted, shown, stored] }
+}
+
+/// Sends a fix of this time and waits until it is stored.
+pub(crate) async fn until_stored(
+    world: &World,
+    port: u16,
+    at: DateTime<Utc>,
+) -> anyhow::Result<()> {
+    let (mut probe, since) = (Probe::recorded(world, target(port), at), Instant::now());
+    until("a fix is accepted", since, async || probe.send().await == Some(202)).await?;
+    let (driver, recorded_at) = (probe.driver, probe.recorded_at);
+    until("it is stored", since, async || is_stored(world, driver, recorded_at).await).await
+}
+
 /// Waits until a new fix goes the whole way.
 pub(crate) async fn recovery(world: &World, port: u16, fault: Instant) -> anyhow::Result<Recovery> {
-    let target = Target { authority: format!("127.0.0.1:{port}"), prefix: String::new() };
-    let mut probe = Probe::new(world, target);
+    let mut probe = Probe::new(world, target(port));
     let mut recovery = Recovery::default();
     until("/readyz says 200", fault, async || is_ready(port).await).await?;
     recovery.ready = fault.elapsed();

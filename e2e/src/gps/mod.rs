@@ -6,9 +6,12 @@
 //!
 //! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
+mod frozen;
 mod kills;
 mod masters;
+mod reader;
 mod rolling;
+mod silent;
 mod stores;
 mod zombie;
 
@@ -18,6 +21,7 @@ pub(crate) use self::stores::destroy_groups;
 use anyhow::Context as _;
 
 use devstack::stack::StackArgs;
+use platform::stores::RedisServer;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 
 use crate::{
@@ -30,7 +34,7 @@ use crate::{
 };
 
 /// No round takes longer, whatever hangs.
-const ROUND_MAX: Duration = Duration::from_secs(420);
+const ROUND_MAX: Duration = Duration::from_secs(900);
 /// A load that nothing ends.
 const LOAD_MAX: Duration = Duration::from_secs(1_800);
 /// The load runs for this long before the first fault.
@@ -80,12 +84,16 @@ enum Kind {
     Outage,
     Term,
     Zombie,
+    FrozenStores,
+    FrozenWorkers,
+    Silent,
+    LongReader,
     Master(masters::Fault),
     Workers,
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 14] = [
         Self::Kill(kills::Victim::Logistics),
         Self::Kill(kills::Victim::Queue),
         Self::Kill(kills::Victim::Live),
@@ -96,6 +104,10 @@ impl Kind {
         Self::Outage,
         Self::Term,
         Self::Zombie,
+        Self::FrozenStores,
+        Self::FrozenWorkers,
+        Self::Silent,
+        Self::LongReader,
     ];
 
     const ON_CLUSTER: [Self; 5] = [
@@ -117,6 +129,10 @@ impl Kind {
             Self::Outage => "postgres-away",
             Self::Term => "sigterm-rolling",
             Self::Zombie => "zombie-worker",
+            Self::FrozenStores => "frozen-stores",
+            Self::FrozenWorkers => "frozen-workers",
+            Self::Silent => "silent-links",
+            Self::LongReader => "long-reader",
         }
     }
 
@@ -131,6 +147,10 @@ impl Kind {
             Self::Outage => stores::outage(plan, round, rng).await,
             Self::Term => rolling::run(plan, round, rng).await,
             Self::Zombie => zombie::run(plan, round, rng).await,
+            Self::FrozenStores => frozen::stores(plan, round, rng).await,
+            Self::FrozenWorkers => frozen::workers(plan, round, rng).await,
+            Self::Silent => silent::run(plan, round, rng).await,
+            Self::LongReader => reader::run(plan, round, rng).await,
         }
     }
 }
@@ -196,6 +216,7 @@ impl Plan {
     async fn heal(&self) -> anyhow::Result<()> {
         let stack = &self.world.stack;
         stack.postgres.resume();
+        [&stack.queue, &stack.live].into_iter().for_each(RedisServer::resume);
         if let Some(cluster) = &stack.cluster {
             masters::heal(cluster).await?;
         }
@@ -216,7 +237,19 @@ impl Plan {
         part: &str,
         role: &'static str,
     ) -> anyhow::Result<Service> {
-        Service::start(&self.world, &format!("{}{part}", round.name), role).await
+        self.service_with(round, part, role, &[]).await
+    }
+
+    /// Starts a process whose `settings` win over those of the world.
+    async fn service_with(
+        &self,
+        round: &Round,
+        part: &str,
+        role: &'static str,
+        settings: &[(&'static str, String)],
+    ) -> anyhow::Result<Service> {
+        let (world, name) = (&self.world, format!("{}{part}", round.name));
+        Service::start_program(world, &world.programs.logistics, &name, role, settings).await
     }
 
     /// Starts the load and lets it get going.

@@ -6,8 +6,12 @@ use anyhow::ensure;
 use platform::stores::{Signal, proxy::Mode};
 use rand::{Rng as _, rngs::StdRng};
 
-use super::{Run, windows::Span};
-use crate::probe::RECOVERY_MAX;
+use super::{
+    Run,
+    hung::{Held, Hung},
+    windows::Span,
+};
+use crate::{probe::RECOVERY_MAX, trap::At};
 
 /// The latency of a slow link, each way.
 const SLOW: Duration = Duration::from_millis(200);
@@ -25,6 +29,7 @@ pub(super) enum Fault {
     PostgresKilled,
     NodeKilled,
     NodeStopped,
+    Hung(Hung),
 }
 
 /// How a link is broken, apart from slow ones and black holes.
@@ -32,7 +37,7 @@ const BROKEN: [Mode; 5] =
     [Mode::Refuse, Mode::Cut, Mode::Reset, Mode::DropReplies, Mode::CutAfter(2_000)];
 
 impl Fault {
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::RedisKilled,
         Self::RedisStopped,
         Self::RedisFlushed,
@@ -42,6 +47,15 @@ impl Fault {
         Self::PostgresKilled,
         Self::NodeKilled,
         Self::NodeStopped,
+        Self::Hung(Hung::RedisFrozen),
+        Self::Hung(Hung::PostgresFrozen),
+        Self::Hung(Hung::NodeFrozen(At::FirstRow)),
+        Self::Hung(Hung::NodeFrozen(At::BeforeCommit)),
+        Self::Hung(Hung::RedisLost),
+        Self::Hung(Hung::SubscriptionLost),
+        Self::Hung(Hung::RedisSilent),
+        Self::Hung(Hung::PostgresLost),
+        Self::Hung(Hung::PostgresSilent),
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -55,6 +69,7 @@ impl Fault {
             Self::PostgresKilled => "postgres-killed",
             Self::NodeKilled => "node-killed",
             Self::NodeStopped => "node-stopped",
+            Self::Hung(hung) => hung.name(),
         }
     }
 
@@ -64,6 +79,7 @@ impl Fault {
             Self::RedisFlushed => 5,
             Self::LinkBroken => BROKEN.len(),
             Self::NodeStopped if !quick => 5,
+            Self::Hung(_) => 1,
             _ if quick => 1,
             _ => 3,
         }
@@ -72,6 +88,7 @@ impl Fault {
     /// For how long; drawn before anything happens, so that a seed gives the same moments.
     pub(super) fn lasts(self, quick: bool, rng: &mut StdRng) -> Duration {
         let (from_ms, to_ms) = match self {
+            Self::Hung(hung) => return hung.lasts(quick),
             Self::RedisFlushed => (0, 1),
             Self::RedisSlow if quick => (10_000, 10_001),
             Self::RedisSlow => (20_000, 20_001),
@@ -87,25 +104,30 @@ impl Fault {
 
     /// The node that it is done to.
     pub(super) fn victim(self) -> Option<usize> {
-        matches!(self, Self::NodeKilled | Self::NodeStopped).then_some(0)
+        match self {
+            Self::NodeKilled | Self::NodeStopped => Some(0),
+            Self::Hung(hung) => hung.victim(),
+            _ => None,
+        }
     }
 
     /// Whether operators can write meanwhile.
     pub(super) fn lets_write(self) -> bool {
-        self != Self::PostgresKilled
+        !matches!(self, Self::PostgresKilled | Self::Hung(Hung::PostgresFrozen))
     }
 
     /// Whether nodes cannot be told of changes meanwhile, or not in the time that a read has: while
     /// the breaker is open readers wait for no announcement.
     fn cuts(self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::RedisKilled
-                | Self::RedisStopped
-                | Self::RedisSlow
-                | Self::LinkHole
-                | Self::LinkBroken
-        )
+            | Self::RedisStopped
+            | Self::RedisSlow
+            | Self::LinkHole
+            | Self::LinkBroken => true,
+            Self::Hung(hung) => hung.cuts(),
+            _ => false,
+        }
     }
 
     /// Does it for the time that it lasts, and heals it.
@@ -117,8 +139,9 @@ impl Fault {
     ) -> anyhow::Result<Span> {
         let site = run.site;
         let (stack, links) = (&site.world.stack, &site.links);
-        let from = Instant::now();
+        let (mut from, mut held) = (Instant::now(), Held::default());
         match self {
+            Self::Hung(hung) => from = hung.strike(run, &mut held).await?,
             Self::RedisKilled => stack.cache.kill(),
             Self::RedisStopped => stack.cache.suspend(),
             Self::RedisFlushed => site.flush().await?,
@@ -129,8 +152,9 @@ impl Fault {
             Self::NodeKilled => run.nodes[0].kill().await,
             Self::NodeStopped => run.nodes[0].signal(Signal::STOP),
         }
-        tokio::time::sleep(lasts).await;
+        tokio::time::sleep(lasts.saturating_sub(from.elapsed())).await;
         match self {
+            Self::Hung(hung) => hung.heal(run, held).await?,
             Self::RedisKilled => stack.cache.restart().await?,
             Self::RedisStopped => stack.cache.resume(),
             Self::RedisFlushed => {}

@@ -10,6 +10,7 @@
 
 mod client;
 mod faults;
+mod hung;
 mod ledger;
 mod load;
 pub(crate) mod sabotage;
@@ -34,6 +35,7 @@ use crate::{
     load::Running,
     report,
     service::{STOP_MAX, Service},
+    watch::{self, Vigil},
     world::Programs,
 };
 
@@ -135,14 +137,23 @@ async fn faults_of(
         // Without PostgreSQL every write fails, and that is not what is looked at then.
         writes_percent: u32::from(fault.lets_write()),
     };
-    let mut run = Run::start(site, round.name, load, fault.victim(), rng).await?;
+    let mut run = Run::start(site, round.name, load, Some(fault), rng).await?;
+    let ports = (0..2).filter(|node| Some(*node) != fault.victim());
+    let ports: Vec<u16> = ports.map(|node| run.nodes[node].port).collect();
+    let vigil = Vigil::start(&ports);
     let mut spans = Vec::new();
     for number in 0..fault.times(args.quick) {
         let (pause, lasts) = (rng.random_range(0..1_000), fault.lasts(args.quick, rng));
         tokio::time::sleep(Duration::from_millis(pause)).await;
-        spans.push(fault.strike(&mut run, number, lasts).await?);
+        let span = fault.strike(&mut run, number, lasts).await?;
         tokio::time::sleep(SETTLE).await;
+        if let Fault::Hung(hung) = fault {
+            let fault = watch::Fault { name: round.name, from: span.from, healed: span.healed };
+            round.failures.extend(vigil.judge(&fault, &ports, hung.shown_as()));
+        }
+        spans.push(span);
     }
+    drop(vigil);
     round.faults = spans.len();
     run.conclude(round, load, &spans).await
 }
@@ -154,10 +165,15 @@ impl<'a> Run<'a> {
         site: &'a Site,
         name: &str,
         load: Load,
-        victim: Option<usize>,
+        fault: Option<Fault>,
         rng: &mut StdRng,
     ) -> anyhow::Result<Self> {
-        let nodes = [site.node(name, 0).await?, site.node(name, 1).await?];
+        let (mut databases, victim) = ([None, None], fault.and_then(Fault::victim));
+        if let Some(Fault::Hung(hung)) = fault {
+            databases = [hung.database(site, 0).await?, hung.database(site, 1).await?];
+        }
+        let [first, second] = databases;
+        let nodes = [site.node(name, 0, first).await?, site.node(name, 1, second).await?];
         let targets = site.targets(&nodes[0]).await?;
         site.warm(&nodes, &targets).await?;
         let ports = [nodes[0].port, nodes[1].port];

@@ -24,6 +24,7 @@ use super::{
     witness::{Own, Targets},
 };
 use crate::{
+    link::{redis_through, to_postgres},
     load::Running,
     service::Service,
     world::{Programs, World, tail},
@@ -41,6 +42,8 @@ pub(super) struct Site {
     pub(super) db: PgPool,
     /// From each node to Redis.
     pub(super) links: [Proxy; 2],
+    /// To PostgreSQL, for the node whose link is to fall silent.
+    pub(super) database: Proxy,
     /// What nodes run.
     node: PathBuf,
     restaurants: usize,
@@ -66,8 +69,9 @@ impl Site {
             Proxy::start(Upstream::Unix(unix.into())).await?,
             Proxy::start(Upstream::Tcp(tcp.to_owned())).await?,
         ];
+        let database = Proxy::start(to_postgres(&stack.postgres)?).await?;
         let db = postgres::pool(&stack.menu_database_url().into(), "chaos", 4, Limits::TOOL)?;
-        let site = Self { world, db, links, node, restaurants };
+        let site = Self { world, db, links, database, node, restaurants };
         let file = site.world.dir().join("restaurants.json");
         let out = file.display().to_string();
         let (count, items) = (restaurants.to_string(), items.to_string());
@@ -91,10 +95,15 @@ impl Site {
         Ok(())
     }
 
-    /// Starts a node.
-    pub(super) async fn node(&self, name: &str, number: usize) -> anyhow::Result<Service> {
-        let redis = format!("redis://127.0.0.1:{}", self.links[number].port);
-        let settings = [("REDIS_CACHE_URL", redis)];
+    /// Starts a node; `database` is how it reaches that when not as usual.
+    pub(super) async fn node(
+        &self,
+        name: &str,
+        number: usize,
+        database: Option<String>,
+    ) -> anyhow::Result<Service> {
+        let mut settings = vec![("REDIS_CACHE_URL", redis_through(&self.links[number]))];
+        settings.extend(database.map(|url| ("MENU_DATABASE_URL", url)));
         let (world, name) = (&self.world, format!("{name}-{number}"));
         Service::start_program(world, &self.node, &name, "serve", &settings).await
     }
@@ -212,7 +221,8 @@ impl Site {
     pub(super) async fn heal(&self) -> anyhow::Result<()> {
         let stack = &self.world.stack;
         stack.cache.resume();
-        self.links.iter().for_each(|link| link.set(Mode::Pass));
+        stack.postgres.resume();
+        self.links.iter().chain([&self.database]).for_each(|link| link.set(Mode::Pass));
         if stack.cache.pid() == 0 {
             stack.cache.restart().await?;
         }

@@ -119,11 +119,11 @@ impl Shop {
         bought
     }
 
-    /// Waits until an order's payment has an end, not for ever.
-    pub(super) async fn until_paid(&self, port: u16, placed: &Placed) {
+    /// Waits until an order's payment has an end, not for ever; whether it has.
+    pub(super) async fn until_paid(&self, port: u16, placed: &Placed) -> bool {
         let order = format!("/api/v1/orders/{}", placed.order_id);
         let token = self.token(Role::Customer, placed.customer);
-        until_paid(&mut Client::new(port), &order, &token, Instant::now() + ANSWERED_MAX).await;
+        until_paid(&mut Client::new(port), &order, &token, Instant::now() + ANSWERED_MAX).await
     }
 
     /// An order that nobody has sent yet.
@@ -210,17 +210,18 @@ impl Placed {
     }
 }
 
-/// Waits until the order's payment has an end, not for ever.
-async fn until_paid(client: &mut Client, order: &str, token: &str, deadline: Instant) {
+/// Waits until the order's payment has an end, not for ever; whether it has.
+async fn until_paid(client: &mut Client, order: &str, token: &str, deadline: Instant) -> bool {
     let request = Request { method: "GET", path: order, token, key: None, body: b"" };
     while let Some(answer) = client.ask(&request, deadline).await {
         let json = answer.json();
         let status = json["payment_status"].as_str().unwrap_or_default();
         if status != "processing" || Instant::now() > deadline {
-            break;
+            return status != "processing";
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
+    false
 }
 
 pub(super) fn odd(what: &str, answer: &Answer) -> String {

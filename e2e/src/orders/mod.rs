@@ -10,6 +10,7 @@ mod buy;
 mod check;
 mod client;
 mod gateway;
+mod hung;
 mod kills;
 mod load;
 mod matrix;
@@ -24,7 +25,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use platform::auth::Role;
+use platform::{auth::Role, stores::Signal};
 use rand::{SeedableRng as _, rngs::StdRng};
 
 use self::{
@@ -102,11 +103,23 @@ enum Kind {
     GatewayAway,
     Races,
     Zombie,
+    FrozenStores,
+    FrozenWorkers,
+    SilentLinks,
 }
 
 impl Kind {
-    const ALL: [Self; 6] =
-        [Self::Matrix, Self::Kills, Self::RedisAway, Self::GatewayAway, Self::Races, Self::Zombie];
+    const ALL: [Self; 9] = [
+        Self::Matrix,
+        Self::Kills,
+        Self::RedisAway,
+        Self::GatewayAway,
+        Self::Races,
+        Self::Zombie,
+        Self::FrozenStores,
+        Self::FrozenWorkers,
+        Self::SilentLinks,
+    ];
 
     fn name(self) -> &'static str {
         match self {
@@ -116,6 +129,9 @@ impl Kind {
             Self::GatewayAway => "gateway-away",
             Self::Races => "races",
             Self::Zombie => "zombie",
+            Self::FrozenStores => "frozen-stores",
+            Self::FrozenWorkers => "frozen-workers",
+            Self::SilentLinks => "silent-links",
         }
     }
 }
@@ -174,6 +190,9 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
             Kind::GatewayAway => Box::pin(gateway::run(plan, &mut round, &mut rng)).await,
             Kind::Races => Box::pin(races::run(plan, &mut round, &mut rng)).await,
             Kind::Zombie => Box::pin(zombie::run(plan, &mut round, &mut rng)).await,
+            Kind::FrozenStores => Box::pin(hung::stores(plan, &mut round, &mut rng)).await,
+            Kind::FrozenWorkers => Box::pin(hung::workers(plan, &mut round, &mut rng)).await,
+            Kind::SilentLinks => Box::pin(hung::links(plan, &mut round, &mut rng)).await,
         };
         round.failures.extend(ran.err().map(|error| format!("{error:#}")));
         plan.heal().await?;
@@ -193,7 +212,10 @@ impl Plan {
     /// Whatever a round left behind must not spoil the next one.
     async fn heal(&self) -> anyhow::Result<()> {
         let stack = &self.site.world.stack;
+        self.site.menu.signal(Signal::CONT);
+        stack.postgres.resume();
         for redis in [&stack.queue, &stack.live, &stack.cache] {
+            redis.resume();
             if redis.pid() == 0 {
                 redis.restart().await?;
             }

@@ -57,7 +57,7 @@ pub(super) struct Site {
     pub(super) restaurants: Arc<[Restaurant]>,
     /// What the processes of order-api run.
     pub(super) program: PathBuf,
-    menu: Service,
+    pub(super) menu: Service,
 }
 
 /// How often and in which way the gateway fails at first; [`Lane::gateway`] changes it.
@@ -66,6 +66,8 @@ pub(super) type Settings<'a> = &'a [(&'static str, &'a str)];
 /// A database, a `queue` Redis and a gateway of its own, and what processes on them are told.
 pub(super) struct Lane {
     pub(super) name: String,
+    /// The name of its database.
+    pub(super) database: String,
     pub(super) queue: RedisServer,
     pub(super) db: PgPool,
     pub(super) ledger: PathBuf,
@@ -151,8 +153,8 @@ impl Site {
         let stack = &self.world.stack;
         let database = format!("chaos_{}", name.replace('-', "_"));
         stack.postgres.create_database(&database).await?;
-        let database = stack.postgres.url(&database);
-        let secret = database.clone().into();
+        let url = stack.postgres.url(&database);
+        let secret = url.clone().into();
         order_api::migrate(&secret).await?;
         let queue =
             RedisServer::start(RedisRole::Queue, &self.world.dir().join(format!("queue-{name}")))
@@ -163,7 +165,7 @@ impl Site {
         let (sim, at) = (&self.world.programs.payment_sim, format!("{name}-gateway"));
         let sim = Service::start_program(&self.world, sim, &at, "serve", &sim_env).await?;
         let mut env = vec![
-            ("ORDER_DATABASE_URL", database),
+            ("ORDER_DATABASE_URL", url),
             ("ORDER_DATABASE_CONNECTIONS", CONNECTIONS.to_owned()),
             ("REDIS_QUEUE_URL", queue.url()),
             ("MENU_URL", format!("http://127.0.0.1:{}", self.menu.port)),
@@ -176,6 +178,7 @@ impl Site {
         let lease = lease.map_or("30s", |(_, value)| *value);
         let lane = Lane {
             name: name.to_owned(),
+            database,
             queue,
             db: postgres::pool(&secret, "chaos", 4, Limits::TOOL)?,
             ledger,

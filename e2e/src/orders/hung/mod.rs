@@ -1,0 +1,154 @@
+//! What hangs: stores, services and processes that are frozen, and links that fall silent.
+//!
+//! Beside the load, one order a second is followed until it is taken and paid.
+
+mod frozen;
+mod silent;
+
+use std::{
+    ops::Range,
+    time::{Duration, Instant},
+};
+
+use rand::{Rng as _, rngs::StdRng};
+use tokio::{sync::watch, task::JoinSet};
+
+pub(super) use self::{frozen::{stores, workers}, silent::links};
+use super::{
+    FATES, Plan, Round, SETTLED_MAX,
+    buy::{Bought, Fate, Shop},
+    load::Load,
+    site::Lane,
+};
+use crate::{
+    service::Service,
+    watch::{Bound, Course, Fault, GO_ON_WITHIN, Vigil, judge},
+};
+
+const RATE: u32 = 10;
+/// How long something is frozen, or silent for all.
+const LASTS: Duration = Duration::from_secs(60);
+const LASTS_QUICK: Duration = Duration::from_secs(15);
+/// A payment is another worker's, or taken without the stream, within this time.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(15);
+/// An order that is not paid so long after the last fault is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Customers whose orders are followed are the last of a lane's.
+const FOLLOWED: i64 = 10_000;
+
+/// Of the stages of an order.
+type Bounds = [Bound; 2];
+const GOES_ON: Bound = Bound::Within(GO_ON_WITHIN);
+const CLAIMED: Bound = Bound::Within(CLAIMED_WITHIN);
+
+/// A fault, the dependencies of which one shows it, and what it stops.
+struct Play {
+    fault: Fault,
+    dependencies: &'static [&'static str],
+    bounds: Bounds,
+}
+
+impl Plan {
+    fn lasts(&self) -> Duration {
+        if self.args.quick { LASTS_QUICK } else { LASTS }
+    }
+}
+
+/// Orders at `api` while `faults` are made, judges them, and ends the round. `nodes` are all
+/// processes, the first of them answers; `untouched` are those that no fault is done to. `faults`
+/// answers with what it did and what it ordered itself.
+#[expect(clippy::too_many_arguments, reason = "what a round consists of")]
+async fn during(
+    plan: &Plan,
+    round: &mut Round,
+    lane: &Lane,
+    customers: &Range<i64>,
+    nodes: &[&Service],
+    untouched: &[u16],
+    rng: &mut StdRng,
+    faults: impl Future<Output = anyhow::Result<(Vec<Play>, Vec<Bought>)>>,
+) -> anyhow::Result<()> {
+    let port = nodes[0].port;
+    let shop = Shop::new(lane, &plan.site.restaurants, &[port]);
+    let load = Load::start(shop.clone(), customers.clone(), RATE, FATES, rng.random());
+    let vigil = Vigil::start(untouched);
+    let (stop, stopped) = watch::channel(false);
+    let followed = customers.end - FOLLOWED..customers.end;
+    let following = tokio::spawn(follow(shop.clone(), port, followed, rng.random(), stopped));
+    let played = faults.await;
+    stop.send_replace(true);
+    let (courses, bought) = following.await?;
+    let mut orders = load.conclude().await?;
+    let (plays, ordered) = played?;
+    bought.into_iter().chain(ordered).for_each(|bought| orders.add(bought));
+    for Play { fault, dependencies, bounds } in plays {
+        let stages = [("taken", bounds[0]), ("paid", bounds[1])];
+        let (note, failures) = judge(&fault, &courses, &stages);
+        round.faults += 1;
+        round.notes.push(note);
+        round.failures.extend(failures);
+        round.failures.extend(vigil.judge(&fault, untouched, dependencies));
+    }
+    drop(vigil);
+    round.conclude(lane, &shop, &orders, customers, SETTLED_MAX, nodes).await
+}
+
+/// Orders something every second until it is stopped, and follows each order to its end, not for
+/// ever.
+async fn follow(
+    shop: Shop,
+    port: u16,
+    customers: Range<i64>,
+    seed: u64,
+    mut stopped: watch::Receiver<bool>,
+) -> (Vec<Course>, Vec<Bought>) {
+    let (mut under_way, given_up) = (JoinSet::new(), watch::channel(false));
+    let mut due = tokio::time::interval(Duration::from_secs(1));
+    for customer in customers {
+        tokio::select! {
+            _ = due.tick() => {}
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+        let (shop, seed) = (shop.clone(), seed.wrapping_add(customer.unsigned_abs()));
+        under_way.spawn(course(shop, port, customer, seed, given_up.1.clone()));
+    }
+    let (mut courses, mut bought) = (Vec::new(), Vec::new());
+    let late = tokio::time::sleep(PATIENCE);
+    tokio::pin!(late);
+    loop {
+        tokio::select! {
+            () = &mut late, if !*given_up.0.borrow() => { given_up.0.send_replace(true); }
+            ended = under_way.join_next() => match ended {
+                Some(Ok((course, order))) => {
+                    courses.push(course);
+                    bought.extend(order);
+                }
+                Some(Err(_)) => {}
+                None => return (courses, bought),
+            },
+        }
+    }
+}
+
+async fn course(
+    shop: Shop,
+    port: u16,
+    customer: i64,
+    seed: u64,
+    mut given_up: watch::Receiver<bool>,
+) -> (Course, Option<Bought>) {
+    let (began, mut taken, mut paid, mut order) = (Instant::now(), None, None, None);
+    let whole = async {
+        let bought = order.insert(shop.buy(customer, Fate::Stays, seed).await);
+        let Some(placed) = &bought.placed else { return };
+        taken = Some(began + bought.took);
+        if shop.until_paid(port, placed).await {
+            paid = Some(Instant::now());
+        }
+    };
+    tokio::select! {
+        () = whole => {}
+        _ = given_up.wait_for(|given_up| *given_up) => {}
+    }
+    (Course { began, reached: vec![taken, paid] }, order)
+}
