@@ -1,5 +1,7 @@
 //! What stands behind a link to a store, and by which URL a process uses the link.
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use platform::stores::{
     PostgresServer, RedisServer,
@@ -18,25 +20,18 @@ pub(crate) fn redis_through(link: &Proxy) -> String {
     format!("redis://127.0.0.1:{}", link.port)
 }
 
-/// A PostgreSQL, over its port.
+/// A PostgreSQL, over its socket, which asks for no password.
 pub(crate) fn to_postgres(postgres: &PostgresServer) -> anyhow::Result<Upstream> {
-    let url = postgres.tcp_url("any")?;
-    let (_, rest) = url.split_once('@').context("a URL with a user")?;
-    let (address, _) = rest.split_once('/').context("a URL with a database")?;
-    Ok(Upstream::Tcp(address.to_owned()))
+    let url = postgres.url("any");
+    let (address, dir) = url.split_once("/any?host=").context("a URL with a socket")?;
+    let (_, port) = address.rsplit_once(':').context("a URL with a port")?;
+    Ok(Upstream::Unix(Path::new(dir).join(format!(".s.PGSQL.{port}"))))
 }
 
 /// The URL through a link of the database whose URL over the socket is `url`.
-pub(crate) fn postgres_through(
-    link: &Proxy,
-    postgres: &PostgresServer,
-    url: &str,
-) -> anyhow::Result<String> {
-    let (_, rest) = url.split_once('@').context("a URL with a user")?;
+pub(crate) fn postgres_through(link: &Proxy, url: &str) -> anyhow::Result<String> {
+    let (user, rest) = url.split_once('@').context("a URL with a user")?;
     let (_, database) = rest.split_once('/').context("a URL with a database")?;
     let (database, _) = database.split_once('?').unwrap_or((database, ""));
-    let direct = postgres.tcp_url(database)?;
-    let (user, rest) = direct.split_once('@').context("a URL with a user")?;
-    let (_, database) = rest.split_once('/').context("a URL with a database")?;
     Ok(format!("{user}@127.0.0.1:{}/{database}", link.port))
 }

@@ -127,7 +127,8 @@ pub(super) async fn workers(
     let from = Instant::now();
     let mut healed = from;
     let faults = async {
-        tokio::time::sleep(plan.frozen_for()).await;
+        // Until what they held is claimed, also when there is little time.
+        tokio::time::sleep(plan.frozen_for().max(CLAIMED_WITHIN + GO_ON_WITHIN)).await;
         victims.iter().for_each(|victim| victim.signal(Signal::CONT));
         healed = Instant::now();
         for victim in &victims {

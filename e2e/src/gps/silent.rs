@@ -142,12 +142,11 @@ impl Links {
 
     /// What a process must find in its environment to use them.
     fn settings(&self, plan: &Plan) -> anyhow::Result<[(&'static str, String); 3]> {
-        let postgres = &plan.world.stack.postgres;
         let database = plan.world.stack.logistics_database_url();
         Ok([
             ("REDIS_QUEUE_URL", redis_through(&self.queue)),
             ("REDIS_LIVE_URL", redis_through(&self.live)),
-            ("LOGISTICS_DATABASE_URL", postgres_through(&self.postgres, postgres, &database)?),
+            ("LOGISTICS_DATABASE_URL", postgres_through(&self.postgres, &database)?),
         ])
     }
 }

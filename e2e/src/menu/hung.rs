@@ -16,6 +16,8 @@ use crate::{
 /// How long something is frozen or silent for all.
 const LASTS: Duration = Duration::from_secs(60);
 const LASTS_QUICK: Duration = Duration::from_secs(15);
+/// A connection that is silent is given up and replaced within this time.
+const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
 /// What a frozen node holds is another's within this time.
 const YIELDED_WITHIN: Duration = Duration::from_secs(15);
 
@@ -63,7 +65,7 @@ impl Hung {
     /// For how long.
     pub(super) fn lasts(self, quick: bool) -> Duration {
         match self {
-            Self::RedisLost | Self::SubscriptionLost | Self::PostgresLost => Duration::ZERO,
+            Self::RedisLost | Self::SubscriptionLost | Self::PostgresLost => GIVEN_UP_AFTER,
             _ if quick => LASTS_QUICK,
             _ => LASTS,
         }
@@ -93,11 +95,11 @@ impl Hung {
 
     /// The URL by which a node reaches its database, when it is not the usual one.
     pub(super) async fn database(self, site: &Site, node: usize) -> anyhow::Result<Option<String>> {
-        let (postgres, url) = (&site.world.stack.postgres, site.world.stack.menu_database_url());
+        let url = site.world.stack.menu_database_url();
         Ok(match self {
             Self::NodeFrozen(_) if node == 0 => Some(trap::connect_as(&site.db, 1, &url).await?),
             Self::PostgresLost | Self::PostgresSilent if node == 0 => {
-                Some(postgres_through(&site.database, postgres, &url)?)
+                Some(postgres_through(&site.database, &url)?)
             }
             _ => None,
         })

@@ -75,7 +75,7 @@ pub(in super::super) async fn links(
     let database = postgres.url(&lane.database);
     let settings = [
         ("REDIS_QUEUE_URL", redis_through(&links[QUEUE])),
-        ("ORDER_DATABASE_URL", postgres_through(&links[POSTGRES], postgres, &database)?),
+        ("ORDER_DATABASE_URL", postgres_through(&links[POSTGRES], &database)?),
         ("MENU_URL", http(MENU)),
         ("PAYMENT_GATEWAY_URL", http(GATEWAY)),
     ];
