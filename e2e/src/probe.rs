@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use chrono::{DateTime, Utc};
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use loadtest::client::{Caller, Target};
 use platform::auth::Role;
 use serde_json::{Value, json};
@@ -20,9 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 const STEP: Duration = Duration::from_millis(10);
 /// One question takes no longer.
 const ANSWER_MAX: Duration = Duration::from_secs(3);
-/// While probes are sent all the time: one so often,
-const PROBE_EVERY: Duration = Duration::from_secs(1);
-/// and each is looked for so often.
+/// One of many probes is looked for so often.
 const PROBE_STEP: Duration = Duration::from_millis(200);
 
 /// From the fault, until
@@ -103,36 +100,15 @@ async fn is_stored(world: &World, driver: i64, recorded_at: DateTime<Utc>) -> bo
     matches!(tokio::time::timeout(ANSWER_MAX, found).await, Ok(Ok(1)))
 }
 
-/// The stages of the courses that [`follow`] answers with.
+/// The stages of the courses that [`course`] answers with.
 pub(crate) const STAGES: [&str; 3] = ["accepted", "shown", "stored"];
 
-/// Sends a probe every second until it is stopped, and follows all of them to their ends, not for
-/// ever.
-pub(crate) async fn follow(
+/// Follows one probe, until it is given up.
+pub(crate) async fn course(
     world: &World,
     port: u16,
-    mut stopped: watch::Receiver<bool>,
-) -> Vec<Course> {
-    let (mut under_way, mut courses) = (FuturesUnordered::new(), Vec::new());
-    let (stop, given_up) = watch::channel(false);
-    let mut due = tokio::time::interval(PROBE_EVERY);
-    loop {
-        tokio::select! {
-            _ = due.tick() => under_way.push(course(world, port, given_up.clone())),
-            Some(course) = under_way.next() => courses.push(course),
-            _ = stopped.wait_for(|stopped| *stopped) => break,
-        }
-    }
-    let finish = async { while let Some(course) = under_way.next().await { courses.push(course) } };
-    let _late = tokio::time::timeout(PATIENCE, finish).await;
-    stop.send_replace(true);
-    courses.extend(under_way.collect::<Vec<_>>().await);
-    courses.sort_unstable_by_key(|course| course.began);
-    courses
-}
-
-/// Follows one probe, until it is given up.
-async fn course(world: &World, port: u16, mut given_up: watch::Receiver<bool>) -> Course {
+    mut given_up: watch::Receiver<bool>,
+) -> Course {
     let mut probe = Probe::new(world, target(port));
     let (began, driver, recorded_at) = (Instant::now(), probe.driver, probe.recorded_at);
     let (mut accepted, mut shown, mut stored) = (None, None, None);

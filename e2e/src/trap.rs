@@ -76,7 +76,8 @@ impl Trap {
     /// before it is armed.
     pub(crate) async fn set(db: &PgPool, number: u8, place: Place<'_>) -> anyhow::Result<Self> {
         let Place { event, table, only, at } = place;
-        let (role, lock, name) = (role(number), LOCK + i64::from(number), format!("chaos_{number}"));
+        let (role, lock, name) =
+            (role(number), LOCK + i64::from(number), format!("chaos_{number}"));
         let time = match at {
             At::FirstRow => "BEFORE",
             At::BeforeCommit => "AFTER",

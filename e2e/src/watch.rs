@@ -9,8 +9,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use serde_json::Value;
-use tokio::task::JoinHandle;
+use tokio::{sync::watch as channel, task::JoinHandle};
 
 use crate::{probe::RECOVERY_MAX, service::get};
 
@@ -19,6 +20,10 @@ pub(crate) const GO_ON_WITHIN: Duration = Duration::from_secs(5);
 /// A fault shows on `/readyz` and in the metrics within this time.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Something new begins so often,
+const BEGIN_EVERY: Duration = Duration::from_secs(1);
+/// and what has no end so long after the last fault is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A time in which something was broken.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +57,34 @@ pub(crate) struct Course {
     pub(crate) reached: Vec<Option<Instant>>,
 }
 
+/// Begins something every second until it is stopped, and waits for the ends of all, not for ever:
+/// each is given a sign when it is given up, and answers what it has come to.
+pub(crate) async fn follow<T, F: Future<Output = T>>(
+    mut stopped: channel::Receiver<bool>,
+    mut begin: impl FnMut(channel::Receiver<bool>) -> F,
+) -> Vec<T> {
+    let (mut under_way, mut ended) = (FuturesUnordered::new(), Vec::new());
+    let (give_up, given_up) = channel::channel(false);
+    let mut due = tokio::time::interval(BEGIN_EVERY);
+    loop {
+        tokio::select! {
+            _ = due.tick() => under_way.push(begin(given_up.clone())),
+            Some(one) = under_way.next() => ended.push(one),
+            _ = stopped.wait_for(|stopped| *stopped) => break,
+        }
+    }
+    let late = tokio::time::timeout(PATIENCE, async {
+        while let Some(one) = under_way.next().await {
+            ended.push(one);
+        }
+    });
+    if late.await.is_err() {
+        give_up.send_replace(true);
+        ended.extend(under_way.collect::<Vec<_>>().await);
+    }
+    ended
+}
+
 /// Judges courses by a fault, whose stages have these names and bounds: the worst of each stage,
 /// and what failed.
 pub(crate) fn judge(
@@ -62,7 +95,8 @@ pub(crate) fn judge(
     let concerned = |course: &&Course| {
         course.began + TAKEN > fault.from && course.began < fault.healed + RECOVERY_MAX
     };
-    let courses: Vec<&Course> = courses.iter().filter(concerned).collect();
+    let mut courses: Vec<&Course> = courses.iter().filter(concerned).collect();
+    courses.sort_unstable_by_key(|course| course.began);
     let (mut worst, mut failures) = (Vec::new(), Vec::new());
     if courses.is_empty() {
         failures.push(format!("{}: nothing began meanwhile", fault.name));
@@ -159,7 +193,8 @@ impl Vigil {
             if dependencies.is_empty() {
                 continue;
             }
-            let is_down = |down: &[String]| dependencies.iter().any(|name| down.iter().any(|d| d == name));
+            let is_down =
+                |down: &[String]| dependencies.iter().any(|name| down.iter().any(|d| d == name));
             let shows = |by: fn(&Look) -> &[String]| {
                 let noticed = fault.from + SHOWN_WITHIN;
                 looks.iter().any(|look| look.at < noticed && is_down(by(look)))
@@ -201,7 +236,8 @@ async fn watch(port: u16, looks: Arc<Mutex<Vec<Look>>>) {
         due.tick().await;
         let at = Instant::now();
         let (ready, metrics) = tokio::join!(get(port, "/readyz"), get(port, "/metrics"));
-        let (status, body) = ready.map_or((None, Vec::new()), |(status, body)| (Some(status), body));
+        let (status, body) =
+            ready.map_or((None, Vec::new()), |(status, body)| (Some(status), body));
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
         let down = json["dependencies"].as_object().into_iter().flatten();
         let down = down.filter(|(_, of)| of["status"] == "down").map(|(name, _)| name.clone());
@@ -244,7 +280,8 @@ mod tests {
     #[test]
     fn what_goes_on_is_judged_from_its_beginning() {
         let fault = fault();
-        let judged = |took, bound| judge(&fault, &[course(&fault, 30, took)], &[("stored", bound)]).1;
+        let judged =
+            |took, bound| judge(&fault, &[course(&fault, 30, took)], &[("stored", bound)]).1;
         assert!(judged(Some(5), Bound::Within(GO_ON_WITHIN)).is_empty());
         assert_eq!(judged(Some(6), Bound::Within(GO_ON_WITHIN)).len(), 1);
         assert_eq!(judged(None, Bound::Within(GO_ON_WITHIN)).len(), 1);

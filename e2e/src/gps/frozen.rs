@@ -7,7 +7,7 @@ use platform::stores::Signal;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
 
-use super::{Plan, random_ms};
+use super::{Plan, deliveries, random_ms};
 use crate::{
     probe::{self, RECOVERY_MAX},
     report::Round,
@@ -87,7 +87,15 @@ pub(super) async fn stores(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> 
     plan.conclude(round, load, &[&service], &[], rng).await
 }
 
-/// Two workers at once, one before its first row and one before its COMMIT; a third one goes on.
+/// Where workers are frozen.
+const PLACES: [(&str, At); 3] = [
+    ("gps_positions", At::FirstRow),
+    ("gps_positions", At::BeforeCommit),
+    ("deliveries", At::FirstRow),
+];
+
+/// Three workers at once: before the first row and before the COMMIT of positions, and before the
+/// first row of deliveries; another one goes on.
 pub(super) async fn workers(
     plan: &Plan,
     round: &mut Round,
@@ -96,7 +104,7 @@ pub(super) async fn workers(
     let (world, url) = (&plan.world, plan.world.stack.logistics_database_url());
     let api = plan.service(round, "-api", "api").await?;
     let mut victims = Vec::new();
-    for number in [1, 2] {
+    for (number, _) in (1..).zip(PLACES) {
         let url = trap::connect_as(&world.db, number, &url).await?;
         let settings = [("LOGISTICS_DATABASE_URL", url)];
         victims.push(plan.service_with(round, &format!("-{number}"), "all", &settings).await?);
@@ -104,29 +112,30 @@ pub(super) async fn workers(
     let other = plan.service(round, "-other", "worker").await?;
     let load = plan.load(round, api.port).await?;
     let mut traps = Vec::new();
-    for (number, at) in [(1, At::FirstRow), (2, At::BeforeCommit)] {
-        let place = Place { event: "INSERT", table: "gps_positions", only: "", at };
+    for (number, (table, at)) in (1..).zip(PLACES) {
+        let place = Place { event: "INSERT", table, only: "", at };
         traps.push(Trap::set(&world.db, number, place).await?);
     }
-    // All of them stop for a moment, so that the first one to go on has much to write.
-    let all = [&victims[0], &victims[1], &other];
-    all.iter().for_each(|service| service.signal(Signal::STOP));
-    let backlog = Duration::from_secs(1) * BACKLOG_ROWS / plan.load.rate.max(1);
-    tokio::time::sleep(backlog.min(BACKLOG_MAX)).await;
-    for (trap, victim) in traps.iter_mut().zip(&victims) {
-        trap.arm().await?;
-        victim.signal(Signal::CONT);
-        let pid = trap.caught().await?;
-        victim.signal(Signal::STOP);
-        let state = trap.release(pid).await?;
-        round.notes.push(format!("a worker is frozen, which the server sees as {state}"));
-        round.faults += 1;
-        other.signal(Signal::CONT);
-    }
     let watched = Watched::start(&[api.port, other.port]);
-    let from = Instant::now();
-    let mut healed = from;
+    let (stop, stopped) = watch::channel(false);
+    let deliveries = watching::follow(stopped, |given_up| deliveries::course(world, given_up));
+    let (mut from, mut healed) = (Instant::now(), Instant::now());
     let faults = async {
+        // All of them stop for a moment, so that the first one to go on has much to write.
+        victims.iter().chain([&other]).for_each(|service| service.signal(Signal::STOP));
+        let backlog = Duration::from_secs(1) * BACKLOG_ROWS / plan.load.rate.max(1);
+        tokio::time::sleep(backlog.min(BACKLOG_MAX)).await;
+        for ((trap, victim), (table, at)) in traps.iter_mut().zip(&victims).zip(PLACES) {
+            trap.arm().await?;
+            victim.signal(Signal::CONT);
+            let pid = trap.caught().await?;
+            victim.signal(Signal::STOP);
+            let state = trap.release(pid).await?;
+            round.notes.push(format!("{table}, {at:?}: frozen, which the server sees as {state}"));
+            round.faults += 1;
+        }
+        other.signal(Signal::CONT);
+        from = Instant::now();
         // Until what they held is claimed, also when there is little time.
         tokio::time::sleep(plan.frozen_for().max(CLAIMED_WITHIN + GO_ON_WITHIN)).await;
         victims.iter().for_each(|victim| victim.signal(Signal::CONT));
@@ -138,16 +147,27 @@ pub(super) async fn workers(
         tokio::time::sleep(RECOVERY_MAX.saturating_sub(healed.elapsed())).await;
         anyhow::Ok(())
     };
-    let courses = watched.during(plan, api.port, faults).await?;
+    // Without an end, the deliveries would be followed for ever.
+    let faults = async {
+        let made = faults.await;
+        stop.send_replace(true);
+        made
+    };
+    let (courses, deliveries) = tokio::join!(watched.during(plan, api.port, faults), deliveries);
+    let courses = courses?;
     for trap in traps {
         trap.remove().await?;
     }
     let claimed = Bound::Claimed(CLAIMED_WITHIN);
     let fault = Fault { name: "workers frozen", from, healed };
     let play = Play { fault, dependencies: &[], bounds: [GOES_ON, claimed, claimed] };
+    let (note, failures) = watching::judge(&fault, &deliveries, &[("delivered to", claimed)]);
+    round.notes.push(note);
+    round.failures.extend(failures);
     watched.judge(round, &[play], &courses, &[api.port, other.port]);
-    let (one, two) = (&victims[0], &victims[1]);
-    plan.conclude(round, load, &[&api, one, two], &[&other], rng).await
+    let mut apis = vec![&api];
+    apis.extend(&victims);
+    plan.conclude(round, load, &apis, &[&other], rng).await
 }
 
 impl Plan {
@@ -185,7 +205,8 @@ impl Watched {
             stop.send_replace(true);
             made
         };
-        let (courses, made) = tokio::join!(probe::follow(&plan.world, port, stopped), faults);
+        let courses = |given_up| probe::course(&plan.world, port, given_up);
+        let (courses, made) = tokio::join!(watching::follow(stopped, courses), faults);
         made.map(|()| courses)
     }
 

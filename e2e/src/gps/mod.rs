@@ -6,6 +6,7 @@
 //!
 //! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
+mod deliveries;
 mod frozen;
 mod kills;
 mod masters;

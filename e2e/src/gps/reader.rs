@@ -37,8 +37,7 @@ const DRIVER: i64 = 900_000;
 
 pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> anyhow::Result<()> {
     let db = &plan.world.db;
-    let settings =
-        [("LOGISTICS_MAINTENANCE_EVERY", format!("{}s", MAINTAIN_EVERY.as_secs()))];
+    let settings = [("LOGISTICS_MAINTENANCE_EVERY", format!("{}s", MAINTAIN_EVERY.as_secs()))];
     // The one that answers, and one that is restarted.
     let steady = plan.service_with(round, "-steady", "all", &settings).await?;
     let mut turned = plan.service_with(round, "-turned", "all", &settings).await?;
@@ -198,7 +197,12 @@ async fn left_over(db: &PgPool, partitioned: bool) -> anyhow::Result<Vec<String>
              WHERE c.relkind = 'r' AND c.relname ~ '^gps_positions_[0-9]+$'
                AND (i.inhrelid IS NULL OR i.inhdetachpending OR c.relname = ANY($1))",
         )
-        .bind(EXPIRED.iter().map(|hours| hour(*hours).map(partition)).collect::<Result<Vec<_>, _>>()?)
+        .bind(
+            EXPIRED
+                .iter()
+                .map(|hours| hour(*hours).map(partition))
+                .collect::<Result<Vec<_>, _>>()?,
+        )
         .fetch_all(db)
         .await?;
         left.extend(tables);

@@ -121,7 +121,8 @@ pub(in super::super) async fn workers(
     }
     let relay = site.node(&lane, "relay", "relay").await?;
     let worker = site.node(&lane, "worker", "worker").await?;
-    let (shop, customers) = (Shop::new(&lane, &site.restaurants, &[api.port]), lane.new_customers());
+    let (shop, customers) =
+        (Shop::new(&lane, &site.restaurants, &[api.port]), lane.new_customers());
     let followed = customers.end - FOLLOWED - 1;
     let mut notes = Vec::new();
     let faults = async {
@@ -130,12 +131,14 @@ pub(in super::super) async fn workers(
         for (number, Victim { place, .. }) in (1..).zip(&VICTIMS) {
             traps.push(Trap::set(&lane.db, number, *place).await?);
         }
-        for ((Victim { role, place }, trap), victim) in VICTIMS.iter().zip(&mut traps).zip(&victims) {
+        for ((Victim { role, place }, trap), victim) in VICTIMS.iter().zip(&mut traps).zip(&victims)
+        {
             trap.arm().await?;
             let pid = match *role {
                 // Nobody orders there, but somebody calls an order off.
                 "api" => {
-                    called_off = Some(CallOff::begin(&shop, followed, api.port, victim.port).await?);
+                    called_off =
+                        Some(CallOff::begin(&shop, followed, api.port, victim.port).await?);
                     trap.caught().await?
                 }
                 _ => trap.caught().await?,

@@ -11,9 +11,12 @@ use std::{
 };
 
 use rand::{Rng as _, rngs::StdRng};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::sync::watch;
 
-pub(super) use self::{frozen::{stores, workers}, silent::links};
+pub(super) use self::{
+    frozen::{stores, workers},
+    silent::links,
+};
 use super::{
     FATES, Plan, Round, SETTLED_MAX,
     buy::{Bought, Fate, Shop},
@@ -22,7 +25,7 @@ use super::{
 };
 use crate::{
     service::Service,
-    watch::{Bound, Course, Fault, GO_ON_WITHIN, Vigil, judge},
+    watch::{Bound, Course, Fault, GO_ON_WITHIN, Vigil, follow, judge},
 };
 
 const RATE: u32 = 10;
@@ -31,8 +34,6 @@ const LASTS: Duration = Duration::from_secs(60);
 const LASTS_QUICK: Duration = Duration::from_secs(15);
 /// A payment is another worker's, or taken without the stream, within this time.
 const CLAIMED_WITHIN: Duration = Duration::from_secs(15);
-/// An order that is not paid so long after the last fault is given up.
-const PATIENCE: Duration = Duration::from_secs(60);
 /// Customers whose orders are followed are the last of a lane's.
 const FOLLOWED: i64 = 10_000;
 
@@ -73,14 +74,19 @@ async fn during(
     let load = Load::start(shop.clone(), customers.clone(), RATE, FATES, rng.random());
     let vigil = Vigil::start(untouched);
     let (stop, stopped) = watch::channel(false);
-    let followed = customers.end - FOLLOWED..customers.end;
-    let following = tokio::spawn(follow(shop.clone(), port, followed, rng.random(), stopped));
+    let mut followed = customers.end - FOLLOWED..customers.end;
+    let (seed, orderer) = (rng.random::<u64>(), shop.clone());
+    let following = tokio::spawn(follow(stopped, move |given_up| {
+        let customer = followed.next().unwrap_or_default();
+        let seed = seed.wrapping_add(customer.unsigned_abs());
+        course(orderer.clone(), port, customer, seed, given_up)
+    }));
     let played = faults.await;
     stop.send_replace(true);
-    let (courses, bought) = following.await?;
+    let (courses, bought): (Vec<_>, Vec<_>) = following.await?.into_iter().unzip();
     let mut orders = load.conclude().await?;
     let (plays, ordered) = played?;
-    bought.into_iter().chain(ordered).for_each(|bought| orders.add(bought));
+    bought.into_iter().flatten().chain(ordered).for_each(|bought| orders.add(bought));
     for Play { fault, dependencies, bounds } in plays {
         let stages = [("taken", bounds[0]), ("paid", bounds[1])];
         let (note, failures) = judge(&fault, &courses, &stages);
@@ -93,43 +99,7 @@ async fn during(
     round.conclude(lane, &shop, &orders, customers, SETTLED_MAX, nodes).await
 }
 
-/// Orders something every second until it is stopped, and follows each order to its end, not for
-/// ever.
-async fn follow(
-    shop: Shop,
-    port: u16,
-    customers: Range<i64>,
-    seed: u64,
-    mut stopped: watch::Receiver<bool>,
-) -> (Vec<Course>, Vec<Bought>) {
-    let (mut under_way, given_up) = (JoinSet::new(), watch::channel(false));
-    let mut due = tokio::time::interval(Duration::from_secs(1));
-    for customer in customers {
-        tokio::select! {
-            _ = due.tick() => {}
-            _ = stopped.wait_for(|stopped| *stopped) => break,
-        }
-        let (shop, seed) = (shop.clone(), seed.wrapping_add(customer.unsigned_abs()));
-        under_way.spawn(course(shop, port, customer, seed, given_up.1.clone()));
-    }
-    let (mut courses, mut bought) = (Vec::new(), Vec::new());
-    let late = tokio::time::sleep(PATIENCE);
-    tokio::pin!(late);
-    loop {
-        tokio::select! {
-            () = &mut late, if !*given_up.0.borrow() => { given_up.0.send_replace(true); }
-            ended = under_way.join_next() => match ended {
-                Some(Ok((course, order))) => {
-                    courses.push(course);
-                    bought.extend(order);
-                }
-                Some(Err(_)) => {}
-                None => return (courses, bought),
-            },
-        }
-    }
-}
-
+/// Follows one order to its payment, until it is given up.
 async fn course(
     shop: Shop,
     port: u16,
