@@ -87,7 +87,7 @@ bench-counts: ## Count instructions against benches/counts.txt (ARGS=--bless wri
 	$(CARGO) bench $(ALL) --bench counts -- $(ARGS)
 
 .PHONY: chaos
-chaos: build ## Break things and check what was promised, over an hour, or e.g. ARGS='orders --quick'
+chaos: build ## Break things and check what was promised, about two hours, or e.g. ARGS='orders --quick'
 	@if [ -n "$(ARGS)" ]; then $(TARGET)/release/chaos $(ARGS); else \
 	    failed=0; \
 	    for what in gps menu orders; do $(TARGET)/release/chaos $$what || failed=1; done; \

@@ -4,6 +4,10 @@
 //! measures after each how long the whole way is interrupted. Then it ends the load, waits until
 //! things are quiet, runs every check, and stops the services in order.
 //!
+//! Rounds of what hangs instead of dying (`frozen.rs`, `silent.rs`, `reader.rs`) send a probe every
+//! second and look at `/readyz` all the time; what went on and what was shown is judged afterwards
+//! (`watch.rs`).
+//!
 //! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
 mod deliveries;

@@ -25,8 +25,8 @@ const OPEN: Duration = Duration::from_secs(600);
 const RESTART_MS: (u64, u64) = (55_000, 65_000);
 const OPEN_QUICK: Duration = Duration::from_secs(90);
 const RESTART_QUICK_MS: (u64, u64) = (15_000, 20_000);
-/// Partitions and retention are looked after this often here.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(15);
+/// Partitions and retention are looked after this often.
+const MAINTAIN_EVERY: Duration = Duration::from_secs(60);
 /// Hours ago, of positions that are older than the retention.
 const EXPIRED: [i64; 2] = [800, 799];
 /// The hour that has no partition yet when its first position comes: one that is late is as good
@@ -37,10 +37,9 @@ const DRIVER: i64 = 900_000;
 
 pub(super) async fn run(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> anyhow::Result<()> {
     let db = &plan.world.db;
-    let settings = [("LOGISTICS_MAINTENANCE_EVERY", format!("{}s", MAINTAIN_EVERY.as_secs()))];
     // The one that answers, and one that is restarted.
-    let steady = plan.service_with(round, "-steady", "all", &settings).await?;
-    let mut turned = plan.service_with(round, "-turned", "all", &settings).await?;
+    let steady = plan.service(round, "-steady", "all").await?;
+    let mut turned = plan.service(round, "-turned", "all").await?;
     let load = plan.load(round, steady.port).await?;
     let partitioned = is_partitioned(db).await?;
     if partitioned {

@@ -6,7 +6,7 @@
 //! (`witness.rs`) does the same more slowly on restaurants of its own, and remembers when; so what
 //! it saw can be judged by what was broken at that moment (`windows.rs`): how much is answered and
 //! how soon while a store is away, when a cache is used again, and that nobody is shown anything
-//! old but a node that could not be told.
+//! old but a node that could not be told. What hangs instead of dying is in `hung.rs`.
 
 mod client;
 mod faults;
