@@ -31,7 +31,7 @@ const COUNT: usize = 500;
 /// A transaction takes milliseconds; one that takes this long is lost.
 const APPLY_MAX: Duration = Duration::from_secs(5);
 /// A worker silent for this long is gone.
-const CLAIM_IDLE: Duration = Duration::from_secs(15);
+const CLAIM_IDLE: Duration = Duration::from_secs(10);
 
 /// What [`platform::stream::follow`] is to read.
 pub fn options() -> Options {

@@ -58,9 +58,9 @@ const BUSY_POSITIONS: usize = 32;
 /// Reads that may wait for the history.
 const READS_WAITING_MAX: usize = 8;
 /// Consumers that are gone are looked for this often.
-const CLAIM_EVERY: Duration = Duration::from_secs(5);
+const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// A consumer silent for this long is gone; one that works renews three times as often.
-const CLAIM_IDLE: Duration = Duration::from_secs(15);
+const CLAIM_IDLE: Duration = Duration::from_secs(10);
 /// Reading the newest position of each driver takes seconds when there are many.
 const ANNOUNCE_MAX: Duration = Duration::from_secs(60);
 /// Delivered more often than this, an entry is a dead letter: each delivery before has ended a

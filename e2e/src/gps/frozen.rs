@@ -18,8 +18,8 @@ use crate::{
 /// How long something is frozen.
 const FROZEN: Duration = Duration::from_secs(60);
 const FROZEN_QUICK: Duration = Duration::from_secs(15);
-/// Entries of a worker that is frozen are claimed after 15 s, looked for every 5 s.
-pub(super) const CLAIMED_WITHIN: Duration = Duration::from_secs(22);
+/// Entries of a worker that is frozen are another's after 10 s, looked for every 2 s.
+pub(super) const CLAIMED_WITHIN: Duration = Duration::from_secs(15);
 /// More rows than a socket has room for: the server waits in the middle of their COPY.
 const BACKLOG_ROWS: u32 = 6_000;
 /// Longer, the workers that are stopped for it would lose their entries to each other.

@@ -14,8 +14,8 @@ use crate::{
     service::Service,
 };
 
-/// Entries are claimed after 30 s, looked for every 5 s.
-const CLAIMED_WITHIN: Duration = Duration::from_secs(45);
+/// Entries are claimed after 10 s, looked for every 2 s.
+const CLAIMED_WITHIN: Duration = Duration::from_secs(20);
 /// An entry that is not acknowledged after this long is held by the one that is stopped.
 const HELD_FOR: Duration = Duration::from_millis(500);
 /// How often a moment is looked for at which a worker holds entries.

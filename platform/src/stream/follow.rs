@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Consumers that are gone are looked for this often.
-const CLAIM_EVERY: Duration = Duration::from_secs(5);
+const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// After a batch this pause lets entries gather: a batch costs the same for one as for dozens.
 const PAUSE: Duration = Duration::from_millis(2);
 /// The pause after a batch of at least [`BUSY_ENTRIES`], when CPU is dearer than milliseconds.
