@@ -22,14 +22,12 @@ use contracts::{
 };
 use platform::{
     health::{Dependency, Health, Heartbeat},
-    postgres::within,
     redis::{Connection, Redis},
     stream::{self, Acker, Consumer, Entry, Options},
 };
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    task::JoinHandle,
     time::{Instant, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
@@ -61,8 +59,6 @@ const READS_WAITING_MAX: usize = 8;
 const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// A consumer silent for this long is gone; one that works renews three times as often.
 const CLAIM_IDLE: Duration = Duration::from_secs(10);
-/// Reading the newest position of each driver takes seconds when there are many.
-const ANNOUNCE_MAX: Duration = Duration::from_secs(60);
 /// Delivered more often than this, an entry is a dead letter: each delivery before has ended a
 /// worker or was never finished.
 const DELIVERIES_MAX: u32 = 5;
@@ -88,8 +84,10 @@ pub struct Worker {
     pub shards: u16,
     /// Where rows go.
     pub history: Arc<History>,
-    /// Where current positions go.
+    /// Where current positions go,
     pub lane: Arc<Lane>,
+    /// and what is cancelled once all of them have gone there.
+    pub read: CancellationToken,
     /// How batches are cut.
     pub batching: Batching,
     /// Reported on `/readyz`.
@@ -99,6 +97,7 @@ pub struct Worker {
 impl Worker {
     /// Works until `shutdown`, then finishes what was read.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let all_offered = self.read.drop_guard();
         let streams: Vec<String> = (0..self.shards).map(gps_stream).collect();
         #[cfg(feature = "sabotage")]
         crate::sabotage::group_at_end(&self.queue, &streams).await;
@@ -127,7 +126,6 @@ impl Worker {
             consumer,
             streams: streams.clone(),
             lane: Arc::clone(&self.lane),
-            history: Arc::clone(&self.history),
             batches,
             parked_turn: false,
             parked_count: READ_COUNT,
@@ -136,11 +134,13 @@ impl Worker {
             heartbeat: self.health.heartbeat("stream reader"),
         };
         let control = self.queue.connection()?;
-        let (_, (), ()) = tokio::join!(
-            reader.run(shutdown.clone()),
-            writer.run(received),
-            trim(control, streams, shutdown),
-        );
+        let stop = shutdown.clone();
+        let reading = async move {
+            reader.run(stop).await;
+            drop(all_offered);
+        };
+        let ((), (), ()) =
+            tokio::join!(reading, writer.run(received), trim(control, streams, shutdown),);
         Ok(())
     }
 }
@@ -196,13 +196,12 @@ struct Reader {
     consumer: Consumer,
     streams: Vec<String>,
     lane: Arc<Lane>,
-    history: Arc<History>,
     batches: mpsc::Sender<Batch>,
     /// Parked entries and new ones are read in turns.
     parked_turn: bool,
     /// Entries of one stream in the next read of parked ones.
     parked_count: usize,
-    /// Something was claimed since the history was last announced.
+    /// Something was claimed since the lane last heard of it.
     claimed: bool,
     dependency: Dependency,
     heartbeat: Heartbeat,
@@ -212,27 +211,16 @@ impl Reader {
     async fn run(mut self, shutdown: CancellationToken) {
         let mut delay = RETRY.0;
         let mut claim_at = Instant::now();
-        // What an earlier worker has stored but not announced shows here.
-        let mut announce_history = true;
-        // Beside the reads, which must not wait for PostgreSQL.
-        let mut announcing: Option<JoinHandle<bool>> = None;
-        let mut announce_at = Instant::now();
         while !shutdown.is_cancelled() {
             self.heartbeat.beat();
-            if let Some(done) = announcing.take_if(|announcing| announcing.is_finished()) {
-                announce_history |= !done.await.unwrap_or(false);
-                announce_at = Instant::now() + RETRY.1;
-            }
-            if announce_history && announcing.is_none() && Instant::now() >= announce_at {
-                announce_history = false;
-                announcing =
-                    Some(tokio::spawn(announce(Arc::clone(&self.lane), Arc::clone(&self.history))));
-            }
             match self.step(&mut claim_at).await {
                 Ok((entries, claimed)) => {
                     self.dependency.up();
                     delay = RETRY.0;
-                    announce_history |= claimed;
+                    if claimed {
+                        // What that consumer has acknowledged it may not have sent.
+                        self.lane.suspect_loss();
+                    }
                     if !entries.is_empty() && !self.hand_on(entries, &shutdown).await {
                         return;
                     }
@@ -264,7 +252,7 @@ impl Reader {
             if !more {
                 *claim_at = Instant::now() + CLAIM_EVERY;
             }
-            // Once for all pages: announcing looks at every driver.
+            // Once for all pages: it makes every driver be looked at.
             let last = !more && std::mem::take(&mut self.claimed);
             if last || !entries.is_empty() {
                 return Ok((entries, last));
@@ -287,7 +275,7 @@ impl Reader {
         for entry in &entries {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
-        self.lane.offer(rows.iter().map(|row| row.position));
+        self.lane.offer(rows.iter().map(Row::received));
         let pause = if self.parked_turn {
             // What was parked gathers no more.
             self.parked_count = parked_count(entries.len(), rows.len(), self.streams.len());
@@ -310,15 +298,6 @@ impl Reader {
         }
         true
     }
-}
-
-/// Offers what the history knows; `false` when that has to be done again.
-async fn announce(lane: Arc<Lane>, history: Arc<History>) -> bool {
-    let announced = within(ANNOUNCE_MAX, lane.offer_history(&history)).await;
-    if let Err(error) = &announced {
-        tracing::debug!(%error, "positions of the history could not be offered");
-    }
-    announced.is_ok()
 }
 
 /// How many entries of each stream to read next, when so many entries held so many positions.
