@@ -42,7 +42,7 @@ impl Received {
         Self { position, received_at_ms }
     }
 
-    /// Milliseconds from the time that the device told to the receipt; negative when its clock is
+    /// Milliseconds from `recorded_at` to the receipt; negative when its clock is
     /// ahead. What i32 cannot hold, 24 days, becomes its nearest end.
     pub fn lag_ms(&self) -> i32 {
         let lag = self.received_at_ms.saturating_sub(self.position.recorded_at_us / 1_000);

@@ -15,7 +15,7 @@ use super::{FAILED_MAX, Tally, requests::bad_json};
 /// The service closes after a bad message; one that it could wait for more after is given 5 s.
 const CLOSED_MAX: Duration = Duration::from_secs(15);
 
-/// Opens sockets, each for one message, and demands that each is closed with a word of why.
+/// Opens sockets, each for one message, and demands that each is closed.
 pub(super) async fn run(
     target: &Target,
     tally: &Tally,
