@@ -64,7 +64,7 @@ impl Limits {
     /// process claims its batch.
     pub const BACKGROUND: Self = Self {
         statement: Duration::from_secs(8),
-        lock: Duration::from_secs(3),
+        lock: Duration::from_secs(2),
         idle_in_transaction: Duration::from_secs(5),
     };
     /// Reads that may look at a lot.
