@@ -16,3 +16,5 @@ mod layers;
 #[cfg(feature = "stores")]
 mod outbox;
 mod serve;
+#[cfg(feature = "stores")]
+mod silent;
