@@ -18,3 +18,5 @@ mod outbox;
 mod serve;
 #[cfg(feature = "stores")]
 mod silent;
+#[cfg(feature = "stores")]
+mod store_tls;
