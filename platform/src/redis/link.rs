@@ -199,11 +199,12 @@ async fn connect<C: Connect>(inner: Arc<Inner<C>>) -> RedisResult<Arc<Open<C::Co
     // It may have been made by an attempt that ended just before this one began.
     let made = match inner.open.load_full() {
         Some(open) => Ok(open),
-        None => inner.connect.connect().await.map(|connection| Arc::new(Open::new(connection))),
+        None => inner.connect.connect().await.map(|connection| {
+            let open = Arc::new(Open::new(connection));
+            inner.open.store(Some(Arc::clone(&open)));
+            open
+        }),
     };
-    if let Ok(open) = &made {
-        inner.open.store(Some(Arc::clone(open)));
-    }
     if let Some(dependency) = inner.dependency.get() {
         match &made {
             Ok(_) => dependency.up(),
