@@ -10,7 +10,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use platform::breaker::{Breaker, Settings, State};
+use platform::{
+    breaker::{Breaker, Settings, State},
+    redis::Connection,
+};
 use redis::{Client, Script, Value};
 use tokio::time::timeout;
 
