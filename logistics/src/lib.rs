@@ -247,7 +247,7 @@ impl Service {
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
         let (appender, writer) = ingest::appender(
-            queue.connection()?,
+            queue.connection()?.reporting_to(health.dependency("queue")),
             config.shards,
             config.backlog_bytes_max,
             health.dependency("queue"),

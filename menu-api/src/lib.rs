@@ -114,7 +114,7 @@ pub async fn run(
         Arc::clone(&memory),
         Arc::clone(&stats),
         &tasks,
-    )?;
+    );
     let (sweeper, announced) = Sweeper::new(db.clone(), announcer.clone());
     let sweeper = Arc::new(sweeper);
     let node_name = node.name().to_owned();
@@ -137,7 +137,7 @@ pub async fn run(
         config.cache_timeout,
         config.node_lease,
         Arc::clone(&stats),
-    )?;
+    );
     let reader = Reader::new(read::Parts {
         memory: Arc::clone(&memory),
         shared,
@@ -184,7 +184,7 @@ pub async fn run(
         announcer,
         db,
         node: node_name,
-        peers: http::Peers::new(platform::redis::manager(&redis)?, names),
+        peers: http::Peers::new(platform::redis::connection(&redis), names),
         memory: Arc::clone(&memory),
         stats,
         verifier,

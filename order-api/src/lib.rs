@@ -249,7 +249,7 @@ impl Service {
             .map(|file| Signer::load(file, &config.auth.issuer, &config.auth.audience))
             .transpose()?;
         let cache = platform::redis::client(&config.redis_cache_url)?;
-        let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone())?;
+        let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone());
         let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);
         let connections = config.database_reports;
         let reports = Reports::new(postgres::pool(

@@ -4,6 +4,7 @@
 
 pub mod access;
 pub mod auth;
+mod authority;
 pub mod breaker;
 pub mod docs;
 pub mod extract;

@@ -1,5 +1,7 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
+mod tls;
+
 use std::{
     ops::{Deref, DerefMut},
     str::FromStr as _,
@@ -17,7 +19,7 @@ use sqlx::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Dependency, problem::Problem};
+use crate::{authority, health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
@@ -36,8 +38,13 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reads a `postgres://` URL without connecting; the error does not repeat it.
 pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url.expose_secret())
+    let (url, authority) = authority::of_url(url.expose_secret())?;
+    let options = PgConnectOptions::from_str(&url)
         .map_err(|_| anyhow::anyhow!("the PostgreSQL URL is not valid"))?;
+    let options = match authority {
+        Some(pem) => options.ssl_root_cert_from_pem(pem),
+        None => options,
+    };
     Ok(options
         .application_name(application)
         // A statement that takes a second is worth a line; all others are not.
@@ -121,11 +128,14 @@ pub fn pool(
     connections_max: u32,
     limits: Limits,
 ) -> anyhow::Result<PgPool> {
+    let options = options(url, application)?.options(limits.settings());
+    let may_be_clear = tls::may_be_clear(&options);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |it, _| Box::pin(tls::show_clear_text(it, may_be_clear)))
         .after_release(|connection, _| Box::pin(finished(connection)))
-        .connect_lazy_with(options(url, application)?.options(limits.settings())))
+        .connect_lazy_with(options))
 }
 
 /// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
@@ -264,11 +274,12 @@ where
             }
             Err(error) => error,
         };
+        let waits = |error: &sqlx::Error| is_unavailable(error) && !tls::is_misconfigured(error);
         let unavailable = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(is_unavailable)
+            cause.downcast_ref().is_some_and(waits)
                 || matches!(
                     cause.downcast_ref(),
-                    Some(MigrateError::Execute(error)) if is_unavailable(error)
+                    Some(MigrateError::Execute(error)) if waits(error)
                 )
         });
         if !unavailable {

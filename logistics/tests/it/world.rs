@@ -96,6 +96,12 @@ impl World {
         }
     }
 
+    /// The services from here on have this value of a setting.
+    pub(crate) fn reach(&mut self, setting: &str, url: &str) {
+        let place = self.flags.iter().position(|flag| flag == setting).expect("a known setting");
+        url.clone_into(&mut self.flags[place + 1]);
+    }
+
     /// The services from here on use these as queue and live Redis, with settings of their own.
     pub(crate) fn use_redis(&mut self, url: &str, flags: &[&str]) {
         for pair in self.flags.chunks_exact_mut(2) {

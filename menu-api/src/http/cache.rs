@@ -12,8 +12,8 @@ use platform::{
     extract::{Json, Query},
     postgres,
     problem::Problem,
+    redis::Connection,
 };
-use redis::aio::ConnectionManager;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -46,13 +46,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// What other nodes say about themselves, in the shared cache.
 #[derive(Clone)]
 pub struct Peers {
-    redis: ConnectionManager,
+    redis: Connection,
     names: Names,
 }
 
 impl Peers {
     /// Reads through this connection.
-    pub fn new(redis: ConnectionManager, names: Names) -> Self {
+    pub fn new(redis: Connection, names: Names) -> Self {
         Self { redis, names }
     }
 

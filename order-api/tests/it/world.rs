@@ -208,6 +208,12 @@ impl World {
         world
     }
 
+    /// The nodes from here on have this value of a setting.
+    pub(crate) fn reach(&mut self, setting: &str, url: &str) {
+        let place = self.flags.iter().position(|flag| flag == setting).expect("a known setting");
+        url.clone_into(&mut self.flags[place + 1]);
+    }
+
     /// Starts one more node and waits until it is ready.
     pub(crate) async fn add_node(&mut self, role: Role) {
         let flags: Vec<&str> = self.flags.iter().map(String::as_str).collect();

@@ -16,3 +16,7 @@ mod layers;
 #[cfg(feature = "stores")]
 mod outbox;
 mod serve;
+#[cfg(feature = "stores")]
+mod silent;
+#[cfg(feature = "stores")]
+mod store_tls;
