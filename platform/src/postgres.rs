@@ -12,7 +12,7 @@ use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
     migrate::MigrateError,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -126,6 +126,20 @@ pub fn pool(
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .after_release(|connection, _| Box::pin(finished(connection)))
         .connect_lazy_with(options(url, application)?.options(limits.settings())))
+}
+
+/// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
+/// with a last statement, which on a dead link keeps its place for ever.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with((*db.connect_options()).clone());
+    PgListener::connect_with(&own).await
 }
 
 /// Waits until what was begun on a connection is over: nothing, unless it was given up. A
