@@ -65,6 +65,9 @@ def fit(value):
     # "What a client sends as a price or a tip has the restaurant's currency", and is not negative.
     if set(value) == {"amount", "currency"} and isinstance(value["amount"], int):
         value.update(amount=abs(value["amount"]) % 1000, currency="USD")
+    if "street" in value and (value.get("latitude") is None or value.get("longitude") is None):
+        value.pop("latitude", None)  # "must come with longitude"
+        value.pop("longitude", None)
     # "unique within the item", "unique within its options", min and max are possible.
     if isinstance(value.get("choices"), list) and "name" in value:
         value["choices"] = distinct(value["choices"], lambda choice: choice["name"])
@@ -120,7 +123,7 @@ def fit_body(operation, body):
         del body["items"][1:]  # each once
     if operation == "invalidate_cache":
         body.clear()  # "exactly one of the three"
-        body["keys"] = ["menu:1", "lists"]
+        body["keys"] = [f"menu:{IDS['restaurant_id'][0]}", "lists"]
     if operation == "set_order_status":
         # Each of these belongs to one status.
         if body["status"] != "preparing":

@@ -30,15 +30,22 @@ def token(role, subject, restaurants=()):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def refused(document, role):
-    """The operations that this role does not get into. Those for everybody look at no token, so
-    they are tried in full as nobody and once as the others."""
+def shares(document, role, arguments):
+    """Returns the operations that are called as this role without their boundary cases, and those
+    that are called once, as it does not get in.
+
+    The boundaries of parameters and bodies do not depend on the role: the first that an operation
+    names tries them. Operations for everybody look at no token and are nobody's here."""
+    inner, once = [], []
     for item in document["paths"].values():
         for operation in item.values():
-            roles = [name for need in operation.get("security", []) for name in need["bearer"]]
-            is_full = role in roles if roles else role == "nobody"
-            if not is_full:
-                yield operation["operationId"]
+            needs = operation.get("security", [])
+            roles = [name for need in needs for name in need["bearer"]] or ["nobody"]
+            if role not in roles:
+                once.append(operation["operationId"])
+            elif role != roles[0] and not arguments.every_boundary:
+                inner.append(operation["operationId"])
+    return inner, once
 
 
 def schemathesis(service, role, url, ids, out, arguments):
@@ -49,14 +56,18 @@ def schemathesis(service, role, url, ids, out, arguments):
         mine = token(role, SUBJECTS.get(role, 1), restaurants)
         headers = ["--header", f"Authorization: Bearer {mine}"]
     document = json.loads((out / f"{service}-openapi.json").read_text())
-    once = json.dumps(list(refused(document, role)))
     config = out / f"{service}-{role}.toml"
-    config.write_text((HERE / "schemathesis.toml").read_text() + f"""
+    text = (HERE / "schemathesis.toml").read_text()
+    inner, once = shares(document, role, arguments)
+    for operations, examples in ((inner, arguments.max_examples), (once, 1)):
+        if operations:
+            text += f"""
 [[operations]]
-include-operation-id = {once}
+include-operation-id = {json.dumps(operations)}
 phases.coverage.enabled = false
-generation.max-examples = 1
-""")
+generation.max-examples = {examples}
+"""
+    config.write_text(text)
     report = out / f"{service}-{role}.json"
     command = [
         pathlib.Path(sys.executable).parent / "st", "--config-file", config,
@@ -81,6 +92,8 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="other cases with another number")
     parser.add_argument("--service", action="append", help="only this one")
     parser.add_argument("--role", action="append", help="only this one")
+    parser.add_argument("--every-boundary", action="store_true",
+                        help="boundary cases as each role, not only as the first of each operation")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     urls = {

@@ -63,11 +63,13 @@ def seed(urls, token):
     menu, order, logistics = urls["menu-api"], urls["order-api"], urls["logistics"]
     admin = token("admin", 1)
     drivers = Api(logistics, admin)
-    first, category, items = restaurant(Api(menu, token("operator", OPERATOR)), 1)
+    # For calls that delete or replace: orders need the others as they are. They come first, as the
+    # ids 1 and 2 are in every other case that is to be refused.
+    spare, spare_category, spare_items = restaurant(Api(menu, token("operator", OPERATOR)), 1)
+    restaurant(Api(menu, admin), 2)
+    first, category, items = restaurant(Api(menu, token("operator", OPERATOR)), 3)
     operator = token("operator", OPERATOR, [first])
-    second, _, more = restaurant(Api(menu, admin), 2)
-    # For calls that delete or replace: orders need the others as they are.
-    spare, spare_category, spare_items = restaurant(Api(menu, token("operator", OPERATOR)), 3)
+    second, _, more = restaurant(Api(menu, admin), 4)
     for driver in (DRIVER, 6):
         body = {"driver_id": driver, "vehicle": "scooter", "capacity": 100}
         drivers.call("POST", "/drivers", body)
