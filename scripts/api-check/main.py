@@ -19,7 +19,6 @@ import seed
 import clients
 
 HERE = pathlib.Path(__file__).parent
-ROLES = ("nobody", "customer", "driver", "operator", "admin", "service")
 SUBJECTS = {"customer": seed.CUSTOMER, "driver": seed.DRIVER, "operator": seed.OPERATOR}
 
 
@@ -30,6 +29,15 @@ def token(role, subject, restaurants=()):
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
+def roles_of(operation):
+    """Who may call an operation; nobody is a caller without a token."""
+    return [role for need in operation.get("security", []) for role in need["bearer"]] or ["nobody"]
+
+
+def operations_of(document):
+    return [operation for item in document["paths"].values() for operation in item.values()]
+
+
 def shares(document, role, arguments):
     """Returns the operations that are called as this role without their boundary cases, and those
     that are called once, as it does not get in.
@@ -37,14 +45,12 @@ def shares(document, role, arguments):
     The boundaries of parameters and bodies do not depend on the role: the first that an operation
     names tries them. Operations for everybody look at no token and are nobody's here."""
     inner, once = [], []
-    for item in document["paths"].values():
-        for operation in item.values():
-            needs = operation.get("security", [])
-            roles = [name for need in needs for name in need["bearer"]] or ["nobody"]
-            if role not in roles:
-                once.append(operation["operationId"])
-            elif role != roles[0] and not arguments.every_boundary:
-                inner.append(operation["operationId"])
+    for operation in operations_of(document):
+        roles = roles_of(operation)
+        if role not in roles:
+            once.append(operation["operationId"])
+        elif role != roles[0] and not arguments.every_boundary:
+            inner.append(operation["operationId"])
     return inner, once
 
 
@@ -57,7 +63,8 @@ def schemathesis(service, role, url, ids, out, arguments):
         headers = ["--header", f"Authorization: Bearer {mine}"]
     document = json.loads((out / f"{service}-openapi.json").read_text())
     config = out / f"{service}-{role}.toml"
-    text = (HERE / "schemathesis.toml").read_text()
+    text = (HERE / "schemathesis.toml").read_text().replace(
+        "[generation]\n", f"[generation]\nmax-examples = {arguments.max_examples}\n")
     inner, once = shares(document, role, arguments)
     for operations, examples in ((inner, arguments.max_examples), (once, 1)):
         if operations:
@@ -72,7 +79,7 @@ generation.max-examples = {examples}
     command = [
         pathlib.Path(sys.executable).parent / "st", "--config-file", config,
         "run", f"{url}/openapi.json", *headers, "--report", "json", "--report-json-path", report,
-        "--max-examples", str(arguments.max_examples), "--seed", str(arguments.seed), "--no-color",
+        "--seed", str(arguments.seed), "--no-color",
     ]
     environment = {
         **os.environ, "SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(HERE),
@@ -105,10 +112,11 @@ def main():
     begin = time.monotonic()
     ids = seed.seed(urls, token)
     print(f"seeded after {time.monotonic() - begin:.0f} s")
-    failed = []
+    failed, roles = [], set()
     for service, url in urls.items():
         document = httpx.get(f"{url}/openapi.json").json()
         (out / f"{service}-openapi.json").write_text(json.dumps(document, indent=1))
+        roles.update(role for operation in operations_of(document) for role in roles_of(operation))
         try:
             openapi_spec_validator.validate(document)
         except Exception as error:
@@ -118,7 +126,7 @@ def main():
     print(f"documents and clients checked after {time.monotonic() - begin:.0f} s")
     runs = [
         (service, role)
-        for role in arguments.role or ROLES
+        for role in arguments.role or sorted(roles)
         for service in arguments.service or urls
     ]
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
