@@ -80,7 +80,7 @@ fn refusals(operation: &mut Operation, who: Who) -> Vec<StatusCode> {
     for parameter in operation.parameters.iter().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
         match parameter.parameter_in {
-            ParameterIn::Path | ParameterIn::Query => {
+            ParameterIn::Path | ParameterIn::Query | ParameterIn::QueryString => {
                 implied.push(StatusCode::UNPROCESSABLE_ENTITY);
             }
             ParameterIn::Header | ParameterIn::Cookie => implied.push(StatusCode::BAD_REQUEST),
