@@ -47,6 +47,11 @@ test: setup ## Run every test on real stores
 	@echo "== examples in the documentation"
 	$(CARGO) test $(ALL) --doc
 
+.PHONY: api-check
+api-check: setup ## Check the OpenAPI documents against the services, e.g. ARGS='--role driver --max-examples 100'
+	$(CARGO) build $(ALL) --bin devstack
+	scripts/api-check.sh $(DEVSTACK) $(TARGET)/api-check $(ARGS)
+
 .PHONY: lint
 lint: setup ## Check format, lints, dependencies, documentation, offline query data
 	@echo "== format"

@@ -17,6 +17,7 @@ pub mod ingest;
 pub mod limits;
 pub mod live;
 pub mod location;
+mod metrics;
 pub mod orders;
 pub mod pipeline;
 #[cfg(feature = "sabotage")]
@@ -42,7 +43,7 @@ use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::config::Config;
+pub use crate::{config::Config, metrics::METRICS};
 use crate::{
     current::Current,
     database::Database,
@@ -118,8 +119,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    // Before anything counts: a figure counted without a recorder is lost.
-    platform::telemetry::metrics();
+    platform::telemetry::register(METRICS);
     let health = Health::new("logistics");
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);

@@ -15,6 +15,7 @@ pub mod import;
 pub mod invalid;
 pub mod memory;
 pub mod menu;
+pub mod metrics;
 pub mod publish;
 pub mod ratings;
 pub mod read;
@@ -86,7 +87,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    platform::telemetry::metrics();
+    platform::telemetry::register(&metrics::all());
     let health = Health::new("menu-api");
     let verifier = Verifier::load(&config.auth)?;
     let redis = platform::redis::client(&config.redis_cache_url)?;

@@ -12,6 +12,7 @@ pub mod deliveries;
 pub mod http;
 pub mod idempotency;
 pub mod menus;
+mod metrics;
 pub mod order;
 pub mod payment;
 pub mod place;
@@ -44,13 +45,13 @@ use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::config::Config;
 use crate::{
     cart::store::Carts,
     menus::Menus,
     payment::{gateway::Gateway, reconcile, worker},
     place::Placer,
 };
+pub use crate::{config::Config, metrics::METRICS};
 
 /// The schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -101,7 +102,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    platform::telemetry::metrics();
+    platform::telemetry::register(METRICS);
     let health = Health::new("order-api");
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);

@@ -204,6 +204,12 @@ fn refused_body(error: &axum::Error, max_bytes: usize) -> Problem {
 pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // The path is only looked for when it is needed: tracking it costs on every field.
     let error = match serde_json::from_slice(body) {
+        // serde reads a struct from an array too; one without required fields from any nulls.
+        Ok(_) if body.trim_ascii_start().starts_with(b"[") => {
+            return Err(Problem::unprocessable()
+                .detail("The request body is not valid.")
+                .field("", "must be an object, not an array"));
+        }
         Ok(value) => return Ok(value),
         Err(error) => error,
     };

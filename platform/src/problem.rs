@@ -313,7 +313,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// How the body looks in an OpenAPI document.
+/// A refusal, as RFC 9457 describes it. Some kinds have a member more.
 #[derive(ToSchema)]
 #[schema(as = Problem)]
 #[allow(dead_code)]

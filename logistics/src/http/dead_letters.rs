@@ -30,8 +30,10 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[into_params(parameter_in = Query)]
 struct Page {
     /// From 1.
+    #[param(minimum = 1, maximum = 1_000_000)]
     page: Option<i64>,
     /// Up to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     page_size: Option<i64>,
     /// `true`: only those that were sent again; `false`: only the others.
     redriven: Option<bool>,
@@ -65,7 +67,7 @@ struct DeadLetters {
 
 /// List dead letters
 #[utoipa::path(
-    get, path = "/dead-letters", tag = "admin", params(Page),
+    get, path = "/dead-letters", operation_id = "list_dead_letters", operation_id = "list_dead_letters", tag = "admin", params(Page),
     responses((status = 200, description = "Newest first", body = DeadLetters)),
 )]
 async fn list(
@@ -115,8 +117,8 @@ struct Redriven {
 ///
 /// It goes back into its driver's stream. Sent again twice it is still one event.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", tag = "admin",
-    params(("id" = i64, Path)),
+    post, path = "/dead-letters/{id}/redrive", operation_id = "redrive_dead_letter", operation_id = "redrive_dead_letter", tag = "admin",
+    params(("id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "In its stream again", body = Redriven),
         (status = 404, description = "No such dead letter"),

@@ -68,6 +68,28 @@ struct Events {
     events: Vec<Event>,
 }
 
+/// A message of the stream.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the stream")]
+struct StreamMessage {
+    event: StreamEvent,
+    /// JSON.
+    data: String,
+    /// The `seq` to come back with.
+    id: Option<String>,
+}
+
+/// The kind of a message.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the stream")]
+enum StreamEvent {
+    Connected,
+    StatusChange,
+    LocationUpdate,
+    End,
+}
+
 /// What happens to an order
 ///
 /// A stream of server-sent events with the messages of the tracking socket: `connected`,
@@ -75,12 +97,13 @@ struct Events {
 /// after which a client that comes back is answered 204. With `Accept: application/json` it
 /// answers the events so far and ends.
 #[utoipa::path(
-    get, path = "/drivers/orders/{order_id}/events", tag = "tracking",
+    get, path = "/drivers/orders/{order_id}/events", operation_id = "follow_order_events", operation_id = "follow_order_events",
+    tag = "tracking",
     params(("order_id" = uuid::Uuid, Path), After),
     responses(
         (status = 200, description = "Events", content(
             (Events = "application/json"),
-            (String = "text/event-stream"),
+            (StreamMessage = "text/event-stream"),
         )),
         (status = 204, description = "The order has ended and everything was told"),
         (status = 404, description = "No such order of yours", body = Problem),

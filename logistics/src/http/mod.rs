@@ -23,10 +23,7 @@ use platform::{
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
-};
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -89,29 +86,12 @@ impl std::ops::Deref for App {
 }
 
 #[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Swift Eats logistics",
-        description = "GPS ingest, routes, drivers nearby, deliveries and order tracking.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0")
-    ),
-    modifiers(&Bearer)
-)]
+#[openapi(info(
+    title = "Swift Eats logistics",
+    description = "GPS ingest, routes, drivers nearby, deliveries and order tracking.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
 struct ApiDoc;
-
-/// Describes how callers say who they are.
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
-        openapi.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
-    }
-}
 
 fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
     let api = OpenApiRouter::new()
@@ -124,7 +104,9 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(track::routes())
         .merge(events::routes())
         .merge(dead_letters::routes());
-    OpenApiRouter::with_openapi(ApiDoc::openapi()).nest(PREFIX, api).split_for_parts()
+    let (router, document) =
+        OpenApiRouter::with_openapi(ApiDoc::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The API's description.

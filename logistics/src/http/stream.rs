@@ -53,11 +53,14 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 ///
 /// One fix a frame, text (JSON) or binary (65 bytes); answers `{"ack":n}`.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/stream", tag = "locations",
-    params(("driver_id" = i64, Path)),
+    get, path = "/drivers/{driver_id}/stream", operation_id = "open_driver_stream", operation_id = "open_driver_stream",
+    tag = "locations",
+    params(("driver_id" = i64, Path, minimum = 1)),
     responses(
         (status = 101, description = "Switched to WebSocket"),
+        (status = 400, description = "Not a WebSocket handshake"),
         (status = 404, description = "Another driver"),
+        (status = 426, description = "The connection cannot be upgraded"),
     ),
 )]
 async fn stream(

@@ -55,11 +55,13 @@ impl From<&App> for Sources {
 /// back after `retry_ms` with `since`, both in the reason; 4400 not understood; 4401 the token is
 /// not valid; 4404 no such order; 4408 no subscribe message; 4429 too many sockets.
 #[utoipa::path(
-    get, path = "/drivers/orders/{order_id}/driver-location", tag = "tracking",
+    get, path = "/drivers/orders/{order_id}/driver-location", operation_id = "track_order", operation_id = "track_order",
+    tag = "tracking",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "Newest position", body = Location),
         (status = 101, description = "A tracking socket"),
+        (status = 400, description = "Not a WebSocket handshake", body = Problem),
         (status = 401, description = "No token, or not a valid one", body = Problem),
         (status = 403, description = "Not a customer, or a page of an unknown origin",
             body = Problem),
@@ -68,7 +70,7 @@ impl From<&App> for Sources {
         (status = 503, description = "Too many sockets open at once; come back later",
             body = Problem),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = ["customer"])),
 )]
 async fn driver_location(
     State(app): State<App>,

@@ -70,9 +70,26 @@ enum Ending {
     Gone,
 }
 
+/// The names of all endings, for the metric.
+pub(crate) const ENDINGS: &[&str] = &[
+    Ending::OrderEnded.name(),
+    Ending::Unsubscribed.name(),
+    Ending::Restart.name(),
+    Ending::Unavailable.name(),
+    Ending::Blocked.name(),
+    Ending::BadMessage.name(),
+    Ending::BadToken.name(),
+    Ending::NotFound.name(),
+    Ending::Late.name(),
+    Ending::TooMany.name(),
+    Ending::Closed.name(),
+    Ending::Dead.name(),
+    Ending::Gone.name(),
+];
+
 impl Ending {
     /// The close code and the reason's slug; none when nobody is there to read them.
-    fn close(self) -> Option<(u16, &'static str)> {
+    const fn close(self) -> Option<(u16, &'static str)> {
         match self {
             Self::OrderEnded => Some((1000, "order_ended")),
             Self::Unsubscribed => Some((1000, "unsubscribed")),
@@ -89,7 +106,7 @@ impl Ending {
     }
 
     /// For the metric.
-    fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match (self, self.close()) {
             (_, Some((_, name))) => name,
             (Self::Closed, _) => "closed",

@@ -5,6 +5,7 @@ mod cluster;
 mod current;
 mod gps;
 mod hang;
+mod metrics;
 mod orders;
 mod silent;
 mod stores;

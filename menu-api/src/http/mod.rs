@@ -108,7 +108,9 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(categories::routes())
         .merge(items::routes())
         .merge(cache::routes());
-    OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
+    let (router, document) =
+        OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The OpenAPI document.
@@ -148,7 +150,7 @@ const fn get(route: &'static str) -> Row {
 struct Written {
     success: bool,
     message: &'static str,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     restaurant_id: RestaurantId,
     /// The restaurant's version from now on.
     version: i64,

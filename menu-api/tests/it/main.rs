@@ -6,6 +6,7 @@ mod hang;
 mod hostile;
 mod lists;
 mod menus;
+mod metrics;
 mod outage;
 mod ratings;
 mod silent;

@@ -58,7 +58,8 @@ struct DeadLetters {
 
 /// List payments that had all their calls, and stream entries that cannot be read
 #[utoipa::path(
-    get, path = "/admin/dead-letters", tag = "admin", params(After),
+    get, path = "/admin/dead-letters", operation_id = "list_dead_letters", operation_id = "list_dead_letters",
+    tag = "admin", params(After),
     responses((status = 200, description = "What is dead", body = DeadLetters)),
 )]
 async fn dead_letters(
@@ -76,12 +77,14 @@ async fn dead_letters(
 #[derive(Serialize, ToSchema)]
 struct Redriven {
     payment_id: Uuid,
+    /// Always `due`.
     status: &'static str,
 }
 
 /// Send a dead payment on its way again, under its old key
 #[utoipa::path(
-    post, path = "/admin/dead-letters/{payment_id}/redrive", tag = "admin",
+    post, path = "/admin/dead-letters/{payment_id}/redrive", operation_id = "redrive_payment", operation_id = "redrive_payment",
+    tag = "admin",
     params(("payment_id" = Uuid, Path)),
     responses(
         (status = 200, description = "It is due", body = Redriven),
@@ -99,11 +102,24 @@ async fn redrive(
     }
 }
 
+/// The kind of a difference.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum BreakKind {
+    Unknown,
+    Amount,
+    Twice,
+    MadeThoughEnded,
+    Missing,
+    Unreadable,
+}
+
 /// A difference between the gateway's books and ours.
 #[derive(Serialize, ToSchema)]
 struct BreakView {
     break_id: i64,
-    /// `unknown`, `amount`, `twice`, `made_though_ended`, `missing` or `unreadable`.
+    #[schema(value_type = BreakKind)]
     kind: String,
     payment_id: Option<Uuid>,
     gateway_id: String,
@@ -124,7 +140,7 @@ struct Reconciliation {
 
 /// Show where the gateway's books and ours differ
 #[utoipa::path(
-    get, path = "/admin/reconciliation", tag = "admin",
+    get, path = "/admin/reconciliation", operation_id = "get_reconciliation", operation_id = "get_reconciliation", tag = "admin",
     responses((status = 200, description = "What differs", body = Reconciliation)),
 )]
 async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, Problem> {
@@ -145,11 +161,22 @@ async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, 
     Ok(Json(Reconciliation { checked_until, breaks }))
 }
 
+/// The state of a breaker.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
 /// How payments do.
 #[derive(Serialize, ToSchema)]
 struct Payments {
     /// Of this process's calls of the gateway: `closed`, `open` or `half_open`; null where no
     /// payments are worked on.
+    #[schema(value_type = Option<BreakerState>)]
     breaker: Option<&'static str>,
     /// Payments that are to be made, all processes together.
     due: i64,
@@ -163,7 +190,7 @@ struct Payments {
 
 /// Show how payments and the gateway do
 #[utoipa::path(
-    get, path = "/admin/payments", tag = "admin",
+    get, path = "/admin/payments", operation_id = "get_payments", operation_id = "get_payments", tag = "admin",
     responses((status = 200, description = "Now", body = Payments)),
 )]
 async fn payments(State(app): State<App>, Auth(caller): Auth) -> Result<Json<Payments>, Problem> {

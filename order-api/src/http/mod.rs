@@ -113,7 +113,9 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(cart::routes())
         .merge(checkout::routes())
         .merge(admin::routes());
-    OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
+    let (router, document) =
+        OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The OpenAPI document.
@@ -206,7 +208,8 @@ impl From<Unpriced> for Problem {
 impl From<Illegal> for Problem {
     fn from(error: Illegal) -> Self {
         match error {
-            Illegal::RefundTooLarge { .. } => {
+            // With nothing left no amount would do: that is the order's state.
+            Illegal::RefundTooLarge { left: 1.., .. } => {
                 Self::unprocessable().field("amount", error.to_string())
             }
             _ => Self::conflict(format!("Not done: {error}.")),

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub struct DeadPayment {
     pub payment_id: Uuid,
     pub order_id: Uuid,
+    #[schema(value_type = super::Kind)]
     pub kind: String,
     /// Minor units.
     pub amount: i64,

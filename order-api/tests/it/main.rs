@@ -6,6 +6,7 @@ mod hang;
 mod hostile;
 mod idempotency;
 mod lifecycle;
+mod metrics;
 mod orders;
 mod outage;
 mod payments;
