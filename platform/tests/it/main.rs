@@ -15,4 +15,6 @@ mod kit;
 mod layers;
 #[cfg(feature = "stores")]
 mod outbox;
+#[cfg(feature = "stores")]
+mod queue_settings;
 mod serve;
