@@ -48,7 +48,7 @@ test: setup ## Run every test on real stores
 	$(CARGO) test $(ALL) --doc
 
 .PHONY: lint
-lint: setup ## Check format, lints, dependencies, documentation, offline query data
+lint: setup ## Check format, lints, dependencies, documentation, offline query data, images
 	@echo "== format"
 	$(CARGO) fmt --all --check
 	@echo "== clippy"
@@ -57,6 +57,8 @@ lint: setup ## Check format, lints, dependencies, documentation, offline query d
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps --document-private-items
 	@echo "== query data"
 	scripts/sqlx.sh --check
+	@echo "== images"
+	scripts/images.sh $(TOOLS)
 	@echo "== licences and sources of dependencies"
 	scripts/deny.sh $(TOOLS) check licenses bans sources
 
