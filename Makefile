@@ -53,7 +53,7 @@ api-check: setup ## Check the OpenAPI documents against the services, e.g. ARGS=
 	scripts/api-check.sh $(DEVSTACK) $(TARGET)/api-check $(ARGS)
 
 .PHONY: lint
-lint: setup ## Check format, lints, dependencies, documentation, offline query data
+lint: setup ## Check format, lints, dependencies, documentation, offline query data, images
 	@echo "== format"
 	$(CARGO) fmt --all --check
 	@echo "== clippy"
@@ -62,6 +62,8 @@ lint: setup ## Check format, lints, dependencies, documentation, offline query d
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps --document-private-items
 	@echo "== query data"
 	scripts/sqlx.sh --check
+	@echo "== images"
+	scripts/images.sh $(TOOLS)
 	@echo "== licences and sources of dependencies"
 	scripts/deny.sh $(TOOLS) check licenses bans sources
 

@@ -5,7 +5,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Args, Parser};
 use contracts::streams::SHARDS_DEFAULT;
-use platform::{auth::AuthArgs, redis::QueueArgs, run::parse_duration, serve::HttpArgs};
+use platform::{
+    auth::{AuthArgs, TrackingArgs},
+    redis::QueueArgs,
+    run::parse_duration,
+    serve::HttpArgs,
+};
 use secrecy::SecretString;
 
 use crate::database::BACKGROUND;
@@ -84,6 +89,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub auth: AuthArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tracking: TrackingArgs,
 }
 
 impl Config {
@@ -145,7 +153,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    const URLS: [&str; 8] = [
+    const URLS: [&str; 10] = [
         "--database-url",
         "postgres://localhost/x",
         "--redis-queue-url",
@@ -154,6 +162,8 @@ mod tests {
         "redis://localhost",
         "--auth-verify-key-files",
         "public.pem",
+        "--auth-tracking-verify-key-files",
+        "tracking.pem",
     ];
 
     #[test]

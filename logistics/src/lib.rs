@@ -30,11 +30,11 @@ use anyhow::Context as _;
 use chrono::TimeDelta;
 use contracts::streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP};
 use platform::{
-    auth::Verifier,
+    auth::{TrackingVerifier, Verifier},
     health::Health,
     outbox::Relay,
     permits::Reports,
-    postgres,
+    postgres, queue_settings,
     redis::Redis,
     run::{drain, logged},
     stream,
@@ -122,6 +122,7 @@ pub async fn run(
     platform::telemetry::register(METRICS);
     let health = Health::new("logistics");
     let verifier = Verifier::load(&config.auth)?;
+    let tracking = TrackingVerifier::load(&config.tracking, &config.auth, &verifier)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
     let live = Redis::open(&config.redis_live_url)?;
     let db = Database::new(&config)?;
@@ -151,11 +152,14 @@ pub async fn run(
         health.dependency("database"),
         service.stop_work.clone(),
     ));
+    service.watch_queue(role);
     if matches!(role, Role::Worker | Role::All) {
         service.start_worker()?;
     }
     let router = match role {
-        Role::Api | Role::All => service.start_api(db.requests, verifier, &shutdown).await?,
+        Role::Api | Role::All => {
+            service.start_api(db.requests, (verifier, tracking), &shutdown).await?
+        }
         Role::Worker => axum::Router::new(),
     };
 
@@ -186,6 +190,14 @@ struct Service {
 }
 
 impl Service {
+    /// A 202 is only worth what the queue Redis keeps.
+    fn watch_queue(&self, role: Role) {
+        let name = if role == Role::Worker { "streams" } else { "queue" };
+        let (queue, dependency) = (self.queue.clone(), self.health.dependency(name));
+        let watching = queue_settings::watch(queue, dependency, self.stop_work.clone());
+        self.tasks.spawn(logged("queue settings", watching));
+    }
+
     /// From the streams to history and to the live positions.
     fn start_worker(&self) -> anyhow::Result<()> {
         let Self { config, health, queue, live, history, tasks, stop_work } = self;
@@ -242,7 +254,7 @@ impl Service {
     async fn start_api(
         &self,
         db: PgPool,
-        verifier: Verifier,
+        (verifier, tracking_verifier): (Verifier, TrackingVerifier),
         shutdown: &CancellationToken,
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
@@ -290,6 +302,7 @@ impl Service {
             limits,
             reports: Reports::new(history.db().reports.clone()),
             verifier,
+            tracking_verifier,
             origins: config.origins.clone(),
             shutdown: shutdown.clone(),
         })))

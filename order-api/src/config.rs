@@ -75,9 +75,10 @@ pub struct Config {
     #[arg(long, env = "PAYMENT_RECONCILE_EVERY", default_value = "60s", value_parser = parse_duration)]
     pub payment_reconcile_every: Duration,
 
-    /// PEM file of the Ed25519 key that signs tracking tokens; without it there are none
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    pub signing_key_file: Option<PathBuf>,
+    /// PEM file of the Ed25519 key that signs tracking tokens, which must not be a key of access
+    /// tokens; without it there are none
+    #[arg(long, env = "AUTH_TRACKING_SIGNING_KEY_FILE")]
+    pub tracking_signing_key_file: Option<PathBuf>,
     /// Where tracking sockets are opened, with {order_id} for the order
     #[arg(
         long,

@@ -36,6 +36,7 @@ use platform::{
     outbox::Relay,
     permits::Reports,
     postgres::{self, Limits},
+    queue_settings,
     redis::Redis,
     run::{drain, logged},
     stream,
@@ -190,6 +191,9 @@ impl Service {
         let maintenance =
             postgres::pool(&config.database_url, "order-api maintenance", 1, Limits::MAINTENANCE)?;
         tasks.spawn(forget(maintenance, stop_work.clone()));
+        let watching =
+            queue_settings::watch(queue.clone(), health.dependency("queue"), stop_work.clone());
+        tasks.spawn(logged("queue settings", watching));
         Ok(())
     }
 
@@ -245,10 +249,15 @@ impl Service {
             config.menus_kept,
         )?;
         let signer = config
-            .signing_key_file
+            .tracking_signing_key_file
             .as_ref()
             .map(|file| Signer::load(file, &config.auth.issuer, &config.auth.audience))
             .transpose()?;
+        anyhow::ensure!(
+            !signer.as_ref().is_some_and(|signer| verifier.trusts(signer)),
+            "the key that signs tracking tokens is one of access tokens: whoever took it from here \
+             could be anybody"
+        );
         let cache = platform::redis::client(&config.redis_cache_url)?;
         let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone());
         let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);

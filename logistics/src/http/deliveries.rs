@@ -23,9 +23,12 @@ use crate::deliveries::{
     store::{self, Created, Error},
 };
 
+const READERS: &[Role] =
+    &[Role::Customer, Role::Driver, Role::Operator, Role::Admin, Role::Service];
+
 pub(super) const ACCESS: &[Row] = &[
     (Method::POST, "/deliveries", Who::Roles(&[Role::Admin, Role::Service])),
-    (Method::GET, "/deliveries/{order_id}", Who::Roles(Role::ALL)),
+    (Method::GET, "/deliveries/{order_id}", Who::Roles(READERS)),
     (
         Method::POST,
         "/deliveries/{order_id}/assign",
@@ -219,6 +222,7 @@ fn may_see(caller: &Caller, delivery: &Delivery) -> bool {
         Role::Operator => {
             delivery.restaurant_id.is_some_and(|id| caller.restaurants.contains(&id.get()))
         }
+        Role::Fleet => false,
     }
 }
 

@@ -25,7 +25,7 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, DRIVER, POINTS_MAX, SERVICE, get, now, only_self, post};
+use super::{App, DRIVER, FLEET, POINTS_MAX, get, now, only_self, post};
 use crate::{deliveries, fix::Fix, location::OrderLocation};
 
 /// A single fix in JSON.
@@ -36,7 +36,7 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 pub(super) const ACCESS: &[Row] = &[
     post("/drivers/{driver_id}/location", DRIVER),
     post("/drivers/{driver_id}/locations", DRIVER),
-    post("/locations", SERVICE),
+    post("/locations", FLEET),
     get(
         "/drivers/{driver_id}/location",
         &[Role::Driver, Role::Operator, Role::Admin, Role::Customer],

@@ -17,7 +17,7 @@ use chrono::Utc;
 use contracts::ids::DriverId;
 use platform::{
     access::{AccessTable, Row},
-    auth::{Caller, Role, Verifier},
+    auth::{Caller, Role, TrackingVerifier, Verifier},
     permits::Reports,
     problem::Problem,
 };
@@ -63,8 +63,10 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Reads that look at a lot.
     pub reports: Reports,
-    /// Checks tokens.
+    /// Checks access tokens.
     pub verifier: Verifier,
+    /// Checks tracking tokens.
+    pub tracking_verifier: TrackingVerifier,
     /// Browser origins that may open sockets.
     pub origins: Vec<String>,
     /// Ends sockets.
@@ -139,7 +141,7 @@ pub fn router(app: App) -> Router {
 
 /// Roles, for access rows.
 const DRIVER: &[Role] = &[Role::Driver];
-const SERVICE: &[Role] = &[Role::Service];
+const FLEET: &[Role] = &[Role::Fleet];
 const ADMIN: &[Role] = &[Role::Admin];
 
 /// 404 unless the caller is this driver: another driver's id says nothing, not even that it exists.

@@ -38,7 +38,7 @@ impl From<&App> for Sources {
             db: app.db.clone(),
             current: app.current.clone(),
             hub: app.hub.clone(),
-            verifier: app.verifier.clone(),
+            verifier: app.tracking_verifier.clone(),
             shutdown: app.shutdown.clone(),
         }
     }

@@ -19,7 +19,7 @@ mod slots;
 
 use std::{sync::Arc, time::Duration};
 
-use platform::auth::Verifier;
+use platform::auth::TrackingVerifier;
 use rand::Rng as _;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +36,7 @@ pub(crate) struct Sources {
     pub(crate) db: PgPool,
     pub(crate) current: Arc<Current>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) verifier: Verifier,
+    pub(crate) verifier: TrackingVerifier,
     pub(crate) shutdown: CancellationToken,
 }
 

@@ -61,7 +61,7 @@ async fn open(world: &World, order_id: OrderId, origin: &str) -> Result<Socket, 
 
 pub(crate) async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket, Value) {
     let mut socket = open(world, order_id, "").await.unwrap();
-    let token = world.signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
+    let token = world.tracking_signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
     let subscribe = json!({ "type": "subscribe", "token": token, "since": since });
     socket.send(Message::text(subscribe.to_string())).await.unwrap();
     let connected = hear(&mut socket).await;

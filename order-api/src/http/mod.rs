@@ -148,10 +148,10 @@ pub fn router(app: App) -> Router {
 /// Whose order it is; for everybody else it does not exist.
 fn may_see(caller: &Caller, customer_id: i64, restaurant_id: i64) -> bool {
     match caller.role {
-        Role::Admin | Role::Service => true,
+        Role::Admin => true,
         Role::Customer => customer_id == caller.subject,
         Role::Operator => caller.restaurants.contains(&restaurant_id),
-        Role::Driver => false,
+        Role::Driver | Role::Service | Role::Fleet => false,
     }
 }
 

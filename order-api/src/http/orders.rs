@@ -45,8 +45,7 @@ pub(super) const ACCESS: &[Row] = &[
     (Method::GET, "/orders/{order_id}", READERS),
 ];
 
-pub(super) const READERS: Who =
-    Who::Roles(&[Role::Customer, Role::Operator, Role::Admin, Role::Service]);
+pub(super) const READERS: Who = Who::Roles(&[Role::Customer, Role::Operator, Role::Admin]);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -306,12 +305,12 @@ fn whose(caller: &Caller, query: &ListQuery) -> Filter {
             let restaurants = if is_own { restaurant.map(|id| vec![id]) } else { Some(vec![0]) };
             Filter { customer: own, restaurants, ..Filter::default() }
         }
-        Role::Admin | Role::Service => Filter {
+        Role::Admin => Filter {
             customer: query.customer_id,
             restaurants: restaurant.map(|id| vec![id]),
             ..Filter::default()
         },
-        Role::Operator | Role::Driver => {
+        Role::Operator | Role::Driver | Role::Service | Role::Fleet => {
             let own = caller.restaurants.iter().copied();
             let asked = own.filter(|id| restaurant.is_none_or(|asked| asked == *id));
             let restaurants = Some(asked.collect());

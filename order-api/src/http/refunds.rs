@@ -31,11 +31,7 @@ use crate::{
 };
 
 pub(super) const ACCESS: &[Row] = &[
-    (
-        Method::POST,
-        "/orders/{order_id}/refunds",
-        Who::Roles(&[Role::Operator, Role::Admin, Role::Service]),
-    ),
+    (Method::POST, "/orders/{order_id}/refunds", Who::Roles(&[Role::Operator, Role::Admin])),
     (Method::GET, "/orders/{order_id}/refunds", orders::READERS),
 ];
 

@@ -27,15 +27,11 @@ const REASON_MAX: usize = 500;
 const PREPARATION_MINUTES_MAX: i64 = 1_440;
 
 pub(super) const ACCESS: &[Row] = &[
-    (
-        Method::PUT,
-        "/orders/{order_id}/status",
-        Who::Roles(&[Role::Operator, Role::Admin, Role::Service]),
-    ),
+    (Method::PUT, "/orders/{order_id}/status", Who::Roles(&[Role::Operator, Role::Admin])),
     (
         Method::POST,
         "/orders/{order_id}/cancel",
-        Who::Roles(&[Role::Customer, Role::Operator, Role::Admin, Role::Service]),
+        Who::Roles(&[Role::Customer, Role::Operator, Role::Admin]),
     ),
 ];
 

@@ -141,7 +141,11 @@ async fn a_customer_gets_a_token_to_watch_an_order() {
     let order = world.place(&world.restaurant().await).await;
     let path = format!("/api/v1/orders/{order}/tracking-token");
     let made = world.post(&path, &world.customer(7), &json!({})).await.is(200);
-    let grant = world.signer.verifier().tracking(made["token"].as_str().unwrap()).unwrap();
+    let grant = world
+        .tracking_signer
+        .tracking_verifier()
+        .tracking(made["token"].as_str().unwrap())
+        .unwrap();
     assert_eq!((grant.order_id, grant.customer_id), (order, 7));
     assert!(made["url"].as_str().unwrap().contains(&order.to_string()));
     assert_eq!(world.post(&path, &world.customer(8), &json!({})).await.status, 404);

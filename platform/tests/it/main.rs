@@ -15,6 +15,8 @@ mod kit;
 mod layers;
 #[cfg(feature = "stores")]
 mod outbox;
+#[cfg(feature = "stores")]
+mod queue_settings;
 mod serve;
 #[cfg(feature = "stores")]
 mod silent;

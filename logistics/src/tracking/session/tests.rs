@@ -47,7 +47,7 @@ impl Server {
             db: db.clone(),
             current: Arc::new(Current::new(Arc::clone(&hub), TimeDelta::seconds(60))),
             hub: Arc::clone(&hub),
-            verifier: signer.verifier(),
+            verifier: signer.tracking_verifier(),
             shutdown: shutdown.clone(),
         };
         let serve = async |Path(id): Path<Uuid>, State(sources), upgrade: WebSocketUpgrade| {
@@ -313,7 +313,7 @@ async fn a_token_is_for_connecting_and_need_not_last(db: PgPool) {
     let order_id = server.order().await;
     // A token of no time is valid for the leeway.
     let token = server.signer.tracking(order_id.0, CUSTOMER, Duration::ZERO);
-    let verifier = server.signer.verifier();
+    let verifier = server.signer.tracking_verifier();
     let mut client = server.open(order_id).await;
     client.say(&subscribe(&token, None)).await;
     assert_eq!(client.hear().await["type"], "connected");
