@@ -19,6 +19,7 @@ pub mod live;
 pub mod location;
 pub mod orders;
 pub mod pipeline;
+pub mod places;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 pub mod tracking;
@@ -52,6 +53,7 @@ use crate::{
     live::Lane,
     orders::Orders,
     pipeline::{Batching, Worker},
+    places::Places,
     tracking::Hub,
 };
 
@@ -127,7 +129,9 @@ pub async fn run(
     let db = Database::new(&config)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("history");
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -155,7 +159,9 @@ pub async fn run(
         service.start_worker()?;
     }
     let router = match role {
-        Role::Api | Role::All => service.start_api(db.requests, verifier, &shutdown).await?,
+        Role::Api | Role::All => {
+            service.start_api(db.requests, verifier, apps.connections_max(), &shutdown).await?
+        }
         Role::Worker => axum::Router::new(),
     };
 
@@ -243,6 +249,7 @@ impl Service {
         &self,
         db: PgPool,
         verifier: Verifier,
+        connections_max: usize,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
@@ -253,7 +260,7 @@ impl Service {
             health.dependency("queue"),
         );
         tasks.spawn(writer.run());
-        let hub = Arc::new(Hub::with_limits(tracking_limits(config)));
+        let hub = Arc::new(Hub::with_limits(tracking_limits(config, connections_max)));
         tasks.spawn({
             // The HTTP server does not wait for sockets, which spread their ends over seconds.
             let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
@@ -290,6 +297,7 @@ impl Service {
             limits,
             reports: Reports::new(history.db().reports.clone()),
             verifier,
+            streams: Places::new(config.streams_per_driver, connections_max),
             origins: config.origins.clone(),
             shutdown: shutdown.clone(),
         })))
@@ -337,8 +345,10 @@ async fn maintain(history: Arc<History>, retention: Duration, stop: Cancellation
     }
 }
 
-fn tracking_limits(config: &Config) -> tracking::Limits {
+fn tracking_limits(config: &Config, connections_max: usize) -> tracking::Limits {
     tracking::Limits {
+        // The other half is for those who have said who they are.
+        unsubscribed: config.sockets_unsubscribed.min(connections_max / 2),
         accepts_per_second: NonZeroU32::new(config.socket_rate).unwrap_or(NonZeroU32::MIN),
         sockets_per_customer: config.sockets_per_customer,
         ..tracking::Limits::default()

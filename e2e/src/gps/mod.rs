@@ -6,6 +6,7 @@
 //!
 //! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
+mod descriptors;
 mod kills;
 mod masters;
 mod rolling;
@@ -78,6 +79,7 @@ enum Kind {
     Group,
     Memory,
     Outage,
+    Descriptors,
     Term,
     Zombie,
     Master(masters::Fault),
@@ -85,7 +87,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Kill(kills::Victim::Logistics),
         Self::Kill(kills::Victim::Queue),
         Self::Kill(kills::Victim::Live),
@@ -96,6 +98,7 @@ impl Kind {
         Self::Outage,
         Self::Term,
         Self::Zombie,
+        Self::Descriptors,
     ];
 
     const ON_CLUSTER: [Self; 5] = [
@@ -116,6 +119,7 @@ impl Kind {
             Self::Memory => "queue-full",
             Self::Outage => "postgres-away",
             Self::Term => "sigterm-rolling",
+            Self::Descriptors => "few-descriptors",
             Self::Zombie => "zombie-worker",
         }
     }
@@ -130,6 +134,7 @@ impl Kind {
             Self::Memory => stores::fill_queue(plan, round, rng).await,
             Self::Outage => stores::outage(plan, round, rng).await,
             Self::Term => rolling::run(plan, round, rng).await,
+            Self::Descriptors => descriptors::run(plan, round).await,
             Self::Zombie => zombie::run(plan, round, rng).await,
         }
     }

@@ -20,6 +20,7 @@ use platform::{
     auth::{Caller, Role, Verifier},
     permits::Reports,
     problem::Problem,
+    serve::Origins,
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,7 @@ use crate::{
     history::History,
     ingest::{AppendError, Appender},
     limits::Limits,
+    places::Places,
     tracking::Hub,
 };
 
@@ -68,8 +70,10 @@ pub struct Parts {
     pub reports: Reports,
     /// Checks tokens.
     pub verifier: Verifier,
+    /// Sockets of drivers.
+    pub streams: Places<DriverId>,
     /// Browser origins that may open sockets.
-    pub origins: Vec<String>,
+    pub origins: Origins,
     /// Ends sockets.
     pub shutdown: CancellationToken,
 }

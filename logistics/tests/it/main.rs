@@ -6,6 +6,7 @@ mod current;
 mod gps;
 mod hang;
 mod orders;
+mod sockets;
 mod stores;
 mod tracking;
 mod world;

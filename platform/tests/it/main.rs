@@ -16,3 +16,5 @@ mod layers;
 #[cfg(feature = "stores")]
 mod outbox;
 mod serve;
+mod slow;
+mod tls;
