@@ -13,7 +13,7 @@ use contracts::{
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     postgres,
     problem::Problem,
 };
@@ -44,7 +44,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// How much is to be given back.
-#[derive(Deserialize, Serialize, ToSchema)]
+#[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRefund {
     /// All that is left when absent.
@@ -93,7 +93,7 @@ async fn create(
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
     headers: HeaderMap,
-    Json(new): Json<NewRefund>,
+    OptionalJson(new): OptionalJson<NewRefund>,
 ) -> Result<Response, Problem> {
     let key = idempotent::key(&headers)?;
     let request = Request::new(&caller, refund_route(order_id), key, &new)

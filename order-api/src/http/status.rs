@@ -6,7 +6,7 @@ use contracts::ids::OrderId;
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     problem::Problem,
 };
 use serde::Deserialize;
@@ -149,7 +149,7 @@ struct Cancel {
 /// was paid is given back by itself.
 #[utoipa::path(
     post, path = "/orders/{order_id}/cancel", tag = "orders",
-    params(("order_id" = uuid::Uuid, Path)), request_body = Cancel,
+    params(("order_id" = uuid::Uuid, Path)), request_body = Option<Cancel>,
     responses(
         (status = 200, description = "The order as it is now", body = OrderView),
         (status = 404, description = "There is none, or it is somebody else's", body = Problem),
@@ -161,7 +161,7 @@ async fn cancel(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
-    Json(cancel): Json<Cancel>,
+    OptionalJson(cancel): OptionalJson<Cancel>,
 ) -> Result<Json<OrderView>, Problem> {
     let (party, by) = match caller.role {
         Role::Customer => (Party::Customer, "the customer called it off"),
