@@ -129,7 +129,8 @@ async fn a_header_that_never_ends_and_a_connection_without_one_are_closed() {
             }
             client.send(sent).await;
             // A byte now and then changes nothing.
-            while client.0.try_write(b"").is_ok() && closed(reason) == before {
+            let deadline = Instant::now() + DEADLINE;
+            while closed(reason) == before && Instant::now() < deadline {
                 if !sent.is_empty() {
                     let _ = client.0.try_write(b"x");
                 }
@@ -184,11 +185,11 @@ async fn a_body_that_trickles_is_answered_408_and_closed() {
 
 #[tokio::test]
 async fn a_body_that_nobody_reads_keeps_no_connection() {
-    let server = narrow(|_| ()).await;
+    let server = Server::start(router(), HttpArgs::default()).await;
     let mut client = server.client().await;
     client.send("GET /quick HTTP/1.1\r\nhost: test\r\ncontent-length: 1000000\r\n\r\nx").await;
     assert_eq!(client.answer(false).await.expect("an answer").status, 200);
-    has_room(&server).await;
+    assert!(client.answer(false).await.is_none(), "it waits for the rest of the body");
 }
 
 #[tokio::test]
