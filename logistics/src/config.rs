@@ -9,7 +9,7 @@ use platform::{
     auth::{AuthArgs, TrackingArgs},
     redis::QueueArgs,
     run::parse_duration,
-    serve::HttpArgs,
+    serve::{HttpArgs, Origins},
 };
 use secrecy::SecretString;
 
@@ -70,15 +70,26 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_BATCH_BURST", default_value_t = 1_000)]
     pub batch_burst: u32,
 
-    /// Tracking sockets accepted per second; a restart brings everybody back at once
+    /// Tracking sockets of customers accepted per second; a restart brings everybody back at once
     #[arg(long, env = "LOGISTICS_SOCKET_RATE", default_value_t = 500)]
     pub socket_rate: u32,
     /// Tracking sockets of one customer at once
     #[arg(long, env = "LOGISTICS_SOCKETS_PER_CUSTOMER", default_value_t = 5)]
     pub sockets_per_customer: u32,
-    /// Browser origins that may open sockets, exact, separated by commas
-    #[arg(long, env = "LOGISTICS_ORIGINS", value_delimiter = ',')]
-    pub origins: Vec<String>,
+    /// Tracking sockets that have not subscribed yet, at once, half of them of one address; for one
+    /// more the oldest is closed. At most half of the connections
+    #[arg(long, env = "LOGISTICS_SOCKETS_UNSUBSCRIBED", default_value_t = 1_000)]
+    pub sockets_unsubscribed: usize,
+    /// Drivers' sockets accepted per second
+    #[arg(long, env = "LOGISTICS_STREAM_RATE", default_value_t = 500)]
+    pub stream_rate: u32,
+    /// Sockets of one driver at once; for one more the oldest is closed
+    #[arg(long, env = "LOGISTICS_STREAMS_PER_DRIVER", default_value_t = 5)]
+    pub streams_per_driver: usize,
+    /// Browser origins that may open sockets (`https://app.example`), separated by commas, or * for
+    /// all
+    #[arg(long, env = "LOGISTICS_ORIGINS", default_value = "")]
+    pub origins: Origins,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -137,9 +148,12 @@ impl Config {
             ("batch burst", self.batch_burst),
             ("socket rate", self.socket_rate),
             ("sockets per customer", self.sockets_per_customer),
+            ("stream rate", self.stream_rate),
         ] {
             ensure!(value > 0, "{name} must be positive");
         }
+        ensure!(self.sockets_unsubscribed > 0, "sockets unsubscribed must be positive");
+        ensure!(self.streams_per_driver > 0, "streams per driver must be positive");
         ensure!(
             self.batch_burst as usize >= crate::http::POINTS_MAX,
             "batch burst must be at least {}, the size of a batch",
@@ -177,6 +191,12 @@ mod tests {
             ["--batch-burst", "499"],
             ["--fix-rate", "0"],
             ["--silent-after", "60"],
+            ["--stream-rate", "0"],
+            ["--streams-per-driver", "0"],
+            ["--sockets-unsubscribed", "0"],
+            ["--origins", "app.example"],
+            ["--http-cors-origins", "https://app.example/"],
+            ["--http-trusted-proxies", "10.0.0.0/33"],
         ] {
             assert!(with(&bad).is_err(), "{bad:?}");
         }

@@ -20,6 +20,7 @@ pub mod location;
 mod metrics;
 pub mod orders;
 pub mod pipeline;
+pub mod places;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 pub mod tracking;
@@ -53,6 +54,7 @@ use crate::{
     live::Lane,
     orders::Orders,
     pipeline::{Batching, Worker},
+    places::Places,
     tracking::Hub,
 };
 
@@ -128,7 +130,9 @@ pub async fn run(
     let db = Database::new(&config)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("history");
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -158,7 +162,8 @@ pub async fn run(
     }
     let router = match role {
         Role::Api | Role::All => {
-            service.start_api(db.requests, (verifier, tracking), &shutdown).await?
+            let tokens = (verifier, tracking);
+            service.start_api(db.requests, tokens, apps.connections_max(), &shutdown).await?
         }
         Role::Worker => axum::Router::new(),
     };
@@ -255,6 +260,7 @@ impl Service {
         &self,
         db: PgPool,
         (verifier, tracking_verifier): (Verifier, TrackingVerifier),
+        connections_max: usize,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
@@ -265,7 +271,7 @@ impl Service {
             health.dependency("queue"),
         );
         tasks.spawn(writer.run());
-        let hub = Arc::new(Hub::with_limits(tracking_limits(config)));
+        let hub = Arc::new(Hub::with_limits(tracking_limits(config, connections_max)));
         tasks.spawn({
             // The HTTP server does not wait for sockets, which spread their ends over seconds.
             let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
@@ -303,6 +309,7 @@ impl Service {
             reports: Reports::new(history.db().reports.clone()),
             verifier,
             tracking_verifier,
+            streams: Places::new(config.streams_per_driver, connections_max),
             origins: config.origins.clone(),
             shutdown: shutdown.clone(),
         })))
@@ -350,8 +357,10 @@ async fn maintain(history: Arc<History>, retention: Duration, stop: Cancellation
     }
 }
 
-fn tracking_limits(config: &Config) -> tracking::Limits {
+fn tracking_limits(config: &Config, connections_max: usize) -> tracking::Limits {
     tracking::Limits {
+        // The other half is for those who have said who they are.
+        unsubscribed: config.sockets_unsubscribed.min(connections_max / 2),
         accepts_per_second: NonZeroU32::new(config.socket_rate).unwrap_or(NonZeroU32::MIN),
         sockets_per_customer: config.sockets_per_customer,
         ..tracking::Limits::default()

@@ -96,7 +96,9 @@ pub async fn run(
     let db = postgres::pool(&config.database_url, "menu-api", connections, limits)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),

@@ -1,5 +1,7 @@
 //! An order as clients see it.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use contracts::{
     events::OrderEventData,
@@ -7,7 +9,10 @@ use contracts::{
     money::{Currency, Money},
     order::{OrderStatus, PaymentStatus},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -126,7 +131,7 @@ pub struct EventView {
 }
 
 /// Where the food is to be brought.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Address {
     /// All in one line.
@@ -146,6 +151,31 @@ pub enum Address {
 )]
 #[allow(dead_code, reason = "describes the text in the document")]
 struct AddressLine(String);
+/// Untagged as it is written, but read by what it is: serde's own would try one form after the other
+/// and could not say which field is wrong.
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Address;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a line of text or an object")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Address, E> {
+                Ok(Address::Line(line.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, parts: A) -> Result<Address, A::Error> {
+                AddressParts::deserialize(MapAccessDeserializer::new(parts)).map(Address::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
+}
 
 /// An address in parts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]

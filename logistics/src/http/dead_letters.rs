@@ -67,7 +67,7 @@ struct DeadLetters {
 
 /// List dead letters
 #[utoipa::path(
-    get, path = "/dead-letters", operation_id = "list_dead_letters", operation_id = "list_dead_letters", tag = "admin", params(Page),
+    get, path = "/dead-letters", operation_id = "list_dead_letters", tag = "admin", params(Page),
     responses((status = 200, description = "Newest first", body = DeadLetters)),
 )]
 async fn list(
@@ -117,7 +117,7 @@ struct Redriven {
 ///
 /// It goes back into its driver's stream. Sent again twice it is still one event.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", operation_id = "redrive_dead_letter", operation_id = "redrive_dead_letter", tag = "admin",
+    post, path = "/dead-letters/{id}/redrive", operation_id = "redrive_dead_letter", tag = "admin",
     params(("id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "In its stream again", body = Redriven),

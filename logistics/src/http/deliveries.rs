@@ -69,7 +69,7 @@ struct Create {
 ///
 /// Sending the same content again answers 200 with the delivery as it is by then.
 #[utoipa::path(
-    post, path = "/deliveries", operation_id = "create_delivery", operation_id = "create_delivery",
+    post, path = "/deliveries", operation_id = "create_delivery",
     tag = "deliveries", request_body = Create,
     responses(
         (status = 201, description = "Created", body = Delivery),
@@ -101,7 +101,7 @@ async fn create(
 ///
 /// For its customer, its driver, operators of its restaurant, admins and services.
 #[utoipa::path(
-    get, path = "/deliveries/{order_id}", operation_id = "get_delivery", operation_id = "get_delivery", tag = "deliveries",
+    get, path = "/deliveries/{order_id}", operation_id = "get_delivery", tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "The delivery", body = Delivery),
@@ -133,7 +133,7 @@ struct Assign {
 /// Takes it from the driver who has it, as long as it is not picked up. Whether the driver is
 /// online is the caller's judgement; its capacity is not.
 #[utoipa::path(
-    post, path = "/deliveries/{order_id}/assign", operation_id = "assign_delivery", operation_id = "assign_delivery",
+    post, path = "/deliveries/{order_id}/assign", operation_id = "assign_delivery",
     tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)), request_body = Assign,
     responses(
@@ -183,7 +183,7 @@ enum Next {
 ///
 /// Saying again what is so already answers 200 and changes nothing.
 #[utoipa::path(
-    put, path = "/deliveries/{order_id}/status", operation_id = "set_delivery_status", operation_id = "set_delivery_status",
+    put, path = "/deliveries/{order_id}/status", operation_id = "set_delivery_status",
     tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)), request_body = NewStatus,
     responses(

@@ -63,7 +63,7 @@ struct NewDriver {
 ///
 /// The driver starts offline. Sending the same registration again answers 200 and changes nothing.
 #[utoipa::path(
-    post, path = "/drivers", operation_id = "register_driver", operation_id = "register_driver",
+    post, path = "/drivers", operation_id = "register_driver",
     tag = "drivers", request_body = NewDriver,
     responses(
         (status = 201, description = "Registered", body = Driver),
@@ -116,7 +116,7 @@ struct Drivers {
 
 /// List drivers
 #[utoipa::path(
-    get, path = "/drivers", operation_id = "list_drivers", operation_id = "list_drivers", tag = "drivers", params(Filter),
+    get, path = "/drivers", operation_id = "list_drivers", tag = "drivers", params(Filter),
     responses(
         (status = 200, description = "By id", body = Drivers),
         (status = 422, description = "A parameter is out of range", body = Problem),
@@ -154,7 +154,7 @@ async fn list(
 
 /// One driver
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}", operation_id = "get_driver", operation_id = "get_driver",
+    get, path = "/drivers/{driver_id}", operation_id = "get_driver",
     tag = "drivers", params(("driver_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The driver", body = Driver),
@@ -182,7 +182,7 @@ struct NewState {
 ///
 /// Deliveries under way go on either way.
 #[utoipa::path(
-    put, path = "/drivers/{driver_id}/status", operation_id = "set_driver_status", operation_id = "set_driver_status", tag = "drivers",
+    put, path = "/drivers/{driver_id}/status", operation_id = "set_driver_status", tag = "drivers",
     params(("driver_id" = i64, Path, minimum = 1)), request_body = NewState,
     responses(
         (status = 200, description = "The driver as it is now", body = Driver),

@@ -27,11 +27,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, track::come_in};
+use super::{
+    App,
+    track::{not_stopping, spread},
+};
 use crate::{
     deliveries::{Event, store},
     tracking::{
-        Seat, Sources,
+        Refused, Seat, Sources,
         feed::{Batch, Feed, OpenError},
         jitter,
         message::{Connected, status_change_json},
@@ -97,7 +100,7 @@ enum StreamEvent {
 /// after which a client that comes back is answered 204. With `Accept: application/json` it
 /// answers the events so far and ends.
 #[utoipa::path(
-    get, path = "/drivers/orders/{order_id}/events", operation_id = "follow_order_events", operation_id = "follow_order_events",
+    get, path = "/drivers/orders/{order_id}/events", operation_id = "follow_order_events",
     tag = "tracking",
     params(("order_id" = uuid::Uuid, Path), After),
     responses(
@@ -124,9 +127,12 @@ async fn events(
     if wants_json(&headers) {
         return list(&app, order_id, customer_id, since.unwrap_or(0)).await;
     }
-    come_in(&app)?;
-    let seat = app.hub.gate().enter(customer_id).ok_or_else(|| {
-        Problem::too_many(Duration::from_secs(1) + jitter(Duration::from_secs(4)))
+    not_stopping(&app)?;
+    let seat = app.hub.gate().enter(customer_id).map_err(|refused| match refused {
+        Refused::Customer(wait) => Problem::too_many(spread(wait)),
+        Refused::Process(wait) => {
+            Problem::unavailable("Too many watchers come at once.", spread(wait))
+        }
     })?;
     let (feed, connected) = Feed::open(Sources::from(&app), order_id, customer_id, since)
         .await
@@ -236,9 +242,11 @@ impl Source {
     }
 }
 
-/// The `seq` that a reconnecting EventSource names.
+/// The `seq` that a reconnecting EventSource names; an empty one is none (WHATWG HTML, 9.2.4).
 fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
     let seq = id.to_str().ok().and_then(|id| id.parse().ok());
     seq.map(Some).ok_or_else(|| Problem::unprocessable().field("Last-Event-ID", "must be a seq"))
 }

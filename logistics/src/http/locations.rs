@@ -65,7 +65,7 @@ struct Accepted {
 ///
 /// Answers when the fix is on disk.
 #[utoipa::path(
-    post, path = "/drivers/{driver_id}/location", operation_id = "post_location", operation_id = "post_location", tag = "locations",
+    post, path = "/drivers/{driver_id}/location", operation_id = "post_location", tag = "locations",
     params(("driver_id" = i64, Path, minimum = 1)),
     request_body = Fix,
     responses(
@@ -138,7 +138,7 @@ struct Results {
 ///
 /// A bad point is rejected by itself and keeps none of the others back.
 #[utoipa::path(
-    post, path = "/drivers/{driver_id}/locations", operation_id = "post_locations", operation_id = "post_locations",
+    post, path = "/drivers/{driver_id}/locations", operation_id = "post_locations",
     tag = "locations",
     params(("driver_id" = i64, Path, minimum = 1)),
     request_body = Batch,
@@ -167,7 +167,7 @@ async fn post_locations(
 ///
 /// For a gateway that collects many drivers' fixes. Each point names its `driver_id`.
 #[utoipa::path(
-    post, path = "/locations", operation_id = "post_fleet_locations", operation_id = "post_fleet_locations", tag = "locations",
+    post, path = "/locations", operation_id = "post_fleet_locations", tag = "locations",
     request_body = Batch,
     responses(
         (status = 202, description = "All accepted points are on disk", body = Results),
@@ -255,7 +255,7 @@ fn reason(problem: &Problem) -> String {
 ///
 /// Customers see it while the driver delivers an order of theirs.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/location", operation_id = "get_driver_location", operation_id = "get_driver_location",
+    get, path = "/drivers/{driver_id}/location", operation_id = "get_driver_location",
     tag = "locations",
     params(("driver_id" = i64, Path, minimum = 1)),
     responses(

@@ -20,6 +20,7 @@ use platform::{
     auth::{Caller, Role, TrackingVerifier, Verifier},
     permits::Reports,
     problem::Problem,
+    serve::Origins,
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +34,7 @@ use crate::{
     history::History,
     ingest::{AppendError, Appender},
     limits::Limits,
+    places::Places,
     tracking::Hub,
 };
 
@@ -67,8 +69,10 @@ pub struct Parts {
     pub verifier: Verifier,
     /// Checks tracking tokens.
     pub tracking_verifier: TrackingVerifier,
+    /// Sockets of drivers.
+    pub streams: Places<DriverId>,
     /// Browser origins that may open sockets.
-    pub origins: Vec<String>,
+    pub origins: Origins,
     /// Ends sockets.
     pub shutdown: CancellationToken,
 }

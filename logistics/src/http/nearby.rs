@@ -94,7 +94,7 @@ impl From<Found> for NearbyDriver {
 ///
 /// Only drivers heard of within the last minute (setting).
 #[utoipa::path(
-    get, path = "/drivers/nearby", operation_id = "list_drivers_nearby", operation_id = "list_drivers_nearby",
+    get, path = "/drivers/nearby", operation_id = "list_drivers_nearby",
     tag = "drivers", params(Near),
     responses(
         (status = 200, description = "Nearest first", body = Nearby),

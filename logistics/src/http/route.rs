@@ -127,7 +127,7 @@ impl Format {
 ///
 /// Every accepted position is here once, at the time the device recorded it.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/route", operation_id = "get_driver_route", operation_id = "get_driver_route", tag = "drivers",
+    get, path = "/drivers/{driver_id}/route", operation_id = "get_driver_route", tag = "drivers",
     params(("driver_id" = i64, Path, minimum = 1), Span),
     responses(
         (status = 200, description = "Oldest first", content(
@@ -274,7 +274,7 @@ struct HoursSpan {
 
 /// A driver's points and metres by the hour
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/hours", operation_id = "get_driver_hours", operation_id = "get_driver_hours", tag = "drivers",
+    get, path = "/drivers/{driver_id}/hours", operation_id = "get_driver_hours", tag = "drivers",
     params(("driver_id" = i64, Path, minimum = 1), HoursSpan),
     responses(
         (status = 200, description = "Oldest first", body = Hours),

@@ -24,7 +24,7 @@ use rand::Rng as _;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-pub use gate::{Gate, Seat};
+pub use gate::{Gate, Refused, Seat};
 pub use hub::{Hub, Latest, OrderWatch, Watch};
 pub use limits::{Limits, Timing};
 

@@ -8,6 +8,7 @@ mod hang;
 mod metrics;
 mod orders;
 mod silent;
+mod sockets;
 mod stores;
 mod tracking;
 mod world;

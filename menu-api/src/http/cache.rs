@@ -99,7 +99,7 @@ struct Invalidated {
 /// They are read from the database again. Nobody needs this after a change: that drops what it
 /// makes old by itself.
 #[utoipa::path(
-    post, path = "/operator/cache/invalidate", operation_id = "invalidate_cache", operation_id = "invalidate_cache",
+    post, path = "/operator/cache/invalidate", operation_id = "invalidate_cache",
     tag = "operator", request_body = Invalidate,
     responses(
         (status = 200, description = "Dropped on all nodes", body = Invalidated),
@@ -226,7 +226,7 @@ struct CacheStats {
 
 /// What the caches of all nodes have done
 #[utoipa::path(
-    get, path = "/operator/cache/stats", operation_id = "get_cache_stats", operation_id = "get_cache_stats", tag = "operator",
+    get, path = "/operator/cache/stats", operation_id = "get_cache_stats", tag = "operator",
     responses((status = 200, description = "By node", body = CacheStats)),
 )]
 async fn stats(State(app): State<App>) -> Json<CacheStats> {
@@ -269,7 +269,7 @@ struct AuditEntry {
 ///
 /// Administrators see all entries, operators their own; 100 at a time.
 #[utoipa::path(
-    get, path = "/operator/cache/audit", operation_id = "list_invalidations", operation_id = "list_invalidations",
+    get, path = "/operator/cache/audit", operation_id = "list_invalidations",
     tag = "operator", params(AuditQuery),
     responses((status = 200, description = "Newest first", body = Audit)),
 )]

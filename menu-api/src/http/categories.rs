@@ -46,7 +46,7 @@ struct CategoryAdded {
 
 /// Add a category, with items or without
 #[utoipa::path(
-    post, path = "/restaurants/{restaurant_id}/menu/categories", operation_id = "create_category", operation_id = "create_category",
+    post, path = "/restaurants/{restaurant_id}/menu/categories", operation_id = "create_category",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewCategory,
     responses(

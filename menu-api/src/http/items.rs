@@ -103,7 +103,7 @@ struct ItemAdded {
 
 /// Add an item
 #[utoipa::path(
-    post, path = "/restaurants/{restaurant_id}/menu/items", operation_id = "create_item", operation_id = "create_item",
+    post, path = "/restaurants/{restaurant_id}/menu/items", operation_id = "create_item",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = ItemFields,
     responses(
@@ -130,7 +130,7 @@ async fn add(
 ///
 /// It keeps its place, or its number of that place in another category.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "replace_item", operation_id = "replace_item",
+    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "replace_item",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
     request_body = ItemFields,
@@ -153,7 +153,7 @@ async fn change(
 
 /// Remove an item
 #[utoipa::path(
-    delete, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "delete_item", operation_id = "delete_item",
+    delete, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "delete_item",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
     responses(
@@ -195,7 +195,7 @@ struct AvailabilityWritten {
 ///
 /// When this answers, every reader on every node sees it.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}/availability", operation_id = "set_availability", operation_id = "set_availability",
+    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}/availability", operation_id = "set_availability",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
     request_body = AvailabilityFields,
@@ -240,7 +240,7 @@ struct ItemAvailability {
 ///
 /// All of them change at once, or none when one is not there.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/availability", operation_id = "set_availabilities", operation_id = "set_availabilities",
+    put, path = "/restaurants/{restaurant_id}/menu/items/availability", operation_id = "set_availabilities",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = Availabilities,
     responses(

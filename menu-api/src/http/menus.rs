@@ -56,7 +56,7 @@ struct Version {
 ///
 /// Versions that were replaced can be asked for during 90 days.
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/menu", operation_id = "get_menu", operation_id = "get_menu", tag = "menus",
+    get, path = "/restaurants/{restaurant_id}/menu", operation_id = "get_menu", tag = "menus",
     params(("restaurant_id" = i64, Path, minimum = 1), Version),
     responses(
         (status = 200, description = "The menu", body = Menu),
@@ -140,7 +140,7 @@ struct Unchanged {
 /// one. It is answered from memory, so it never waits: a restaurant that is not named may have
 /// changed, or is just not known here.
 #[utoipa::path(
-    get, path = "/menus/unchanged", operation_id = "list_unchanged_menus", operation_id = "list_unchanged_menus",
+    get, path = "/menus/unchanged", operation_id = "list_unchanged_menus",
     tag = "menus", params(Copies),
     responses(
         (status = 200, description = "Those that are", body = Unchanged),
@@ -167,7 +167,7 @@ async fn unchanged(
 /// What is named by its id is changed and keeps it, what has none is new, and what is not named
 /// goes.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu", operation_id = "replace_menu", operation_id = "replace_menu",
+    put, path = "/restaurants/{restaurant_id}/menu", operation_id = "replace_menu",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewMenu,
     responses(

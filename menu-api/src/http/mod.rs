@@ -186,9 +186,9 @@ const IS_STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stal
 fn send(read: Result<Read, ReadError>, headers: &HeaderMap) -> Result<Response, Problem> {
     let Read { document, source } = read?;
     let document = document.ok_or_else(Problem::not_found)?;
-    let unchanged = headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| matches(known.as_bytes(), document.etag.as_bytes()));
+    // Several lines of a list are one list.
+    let mut known = headers.get_all(IF_NONE_MATCH).iter();
+    let unchanged = known.any(|known| matches(known.as_bytes(), document.etag.as_bytes()));
     let mut response = if unchanged {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;

@@ -119,7 +119,7 @@ impl ListQuery {
 ///
 /// Nearest first with `near`, best match first with `q`, otherwise best rating first.
 #[utoipa::path(
-    get, path = "/restaurants", operation_id = "list_restaurants", operation_id = "list_restaurants",
+    get, path = "/restaurants", operation_id = "list_restaurants",
     tag = "restaurants", params(ListQuery),
     responses(
         (status = 200, description = "A page", body = Page),
@@ -138,7 +138,7 @@ async fn list(
 
 /// One restaurant
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}", operation_id = "get_restaurant", operation_id = "get_restaurant",
+    get, path = "/restaurants/{restaurant_id}", operation_id = "get_restaurant",
     tag = "restaurants",
     params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
@@ -161,7 +161,7 @@ async fn one(
 /// It is closed and without a menu until its operator says otherwise, and runs under the operator
 /// who adds it.
 #[utoipa::path(
-    post, path = "/restaurants", operation_id = "create_restaurant", operation_id = "create_restaurant",
+    post, path = "/restaurants", operation_id = "create_restaurant",
     tag = "operator", request_body = Profile,
     responses(
         (status = 201, description = "Added", body = Written),
@@ -182,7 +182,7 @@ async fn create(
 
 /// Describe a restaurant anew
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}", operation_id = "replace_restaurant", operation_id = "replace_restaurant",
+    put, path = "/restaurants/{restaurant_id}", operation_id = "replace_restaurant",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = Profile,
     responses(

@@ -37,7 +37,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Whether orders are taken now
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/status", operation_id = "get_restaurant_status", operation_id = "get_restaurant_status",
+    get, path = "/restaurants/{restaurant_id}/status", operation_id = "get_restaurant_status",
     tag = "restaurants",
     params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
@@ -82,7 +82,7 @@ struct StatusWritten {
 
 /// Open, close, say how busy it is
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/status", operation_id = "set_restaurant_status", operation_id = "set_restaurant_status",
+    put, path = "/restaurants/{restaurant_id}/status", operation_id = "set_restaurant_status",
     tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewStatus,
     responses(

@@ -58,7 +58,7 @@ struct DeadLetters {
 
 /// List payments that had all their calls, and stream entries that cannot be read
 #[utoipa::path(
-    get, path = "/admin/dead-letters", operation_id = "list_dead_letters", operation_id = "list_dead_letters",
+    get, path = "/admin/dead-letters", operation_id = "list_dead_letters",
     tag = "admin", params(After),
     responses((status = 200, description = "What is dead", body = DeadLetters)),
 )]
@@ -83,7 +83,7 @@ struct Redriven {
 
 /// Send a dead payment on its way again, under its old key
 #[utoipa::path(
-    post, path = "/admin/dead-letters/{payment_id}/redrive", operation_id = "redrive_payment", operation_id = "redrive_payment",
+    post, path = "/admin/dead-letters/{payment_id}/redrive", operation_id = "redrive_payment",
     tag = "admin",
     params(("payment_id" = Uuid, Path)),
     responses(
@@ -140,7 +140,7 @@ struct Reconciliation {
 
 /// Show where the gateway's books and ours differ
 #[utoipa::path(
-    get, path = "/admin/reconciliation", operation_id = "get_reconciliation", operation_id = "get_reconciliation", tag = "admin",
+    get, path = "/admin/reconciliation", operation_id = "get_reconciliation", tag = "admin",
     responses((status = 200, description = "What differs", body = Reconciliation)),
 )]
 async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, Problem> {
@@ -190,7 +190,7 @@ struct Payments {
 
 /// Show how payments and the gateway do
 #[utoipa::path(
-    get, path = "/admin/payments", operation_id = "get_payments", operation_id = "get_payments", tag = "admin",
+    get, path = "/admin/payments", operation_id = "get_payments", tag = "admin",
     responses((status = 200, description = "Now", body = Payments)),
 )]
 async fn payments(State(app): State<App>, Auth(caller): Auth) -> Result<Json<Payments>, Problem> {

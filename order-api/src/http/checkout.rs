@@ -56,7 +56,7 @@ struct Checkout {
 /// Prices are those of this moment. What was ordered is out of the cart. Repeat a request that had
 /// no answer with the same `Idempotency-Key`: each order will be there once.
 #[utoipa::path(
-    post, path = "/cart/checkout", operation_id = "checkout_cart", operation_id = "checkout_cart",
+    post, path = "/cart/checkout", operation_id = "checkout_cart",
     tag = "cart", request_body = Checkout,
     params(
         ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",

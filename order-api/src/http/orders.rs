@@ -95,7 +95,7 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, Problem> {
 /// `orders:events` tell how that went. Repeat a request that had no answer with the same
 /// `Idempotency-Key`: there will be one order.
 #[utoipa::path(
-    post, path = "/orders", operation_id = "create_order", operation_id = "create_order", tag = "orders", request_body = Create,
+    post, path = "/orders", operation_id = "create_order", tag = "orders", request_body = Create,
     params(
         ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
             description = "1 to 255 characters, new for each order"),
@@ -164,7 +164,7 @@ async fn price(
 
 /// Read an order, with what has happened to it
 #[utoipa::path(
-    get, path = "/orders/{order_id}", operation_id = "get_order", operation_id = "get_order", tag = "orders",
+    get, path = "/orders/{order_id}", operation_id = "get_order", tag = "orders",
     params(("order_id" = Uuid, Path)),
     responses(
         (status = 200, description = "The order", body = OrderDetail),
@@ -237,7 +237,7 @@ struct Orders {
 ///
 /// A customer's own, an operator's restaurants', or all for an administrator.
 #[utoipa::path(
-    get, path = "/orders", operation_id = "list_orders", operation_id = "list_orders", tag = "orders", params(ListQuery),
+    get, path = "/orders", operation_id = "list_orders", tag = "orders", params(ListQuery),
     responses(
         (status = 200, description = "A page", body = Orders),
         (status = 422, description = "A parameter is not valid", body = Problem),

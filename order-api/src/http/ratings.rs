@@ -69,7 +69,7 @@ struct Rate {
 ///
 /// Once, after it was delivered. Saying the very same again answers 200 and changes nothing.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/ratings", operation_id = "rate_order", operation_id = "rate_order", tag = "ratings",
+    post, path = "/orders/{order_id}/ratings", operation_id = "rate_order", tag = "ratings",
     params(("order_id" = uuid::Uuid, Path)), request_body = Rate,
     responses(
         (status = 201, description = "Taken", body = Rating),
@@ -117,7 +117,7 @@ fn checked(new: Rate) -> Result<NewRating, Problem> {
 
 /// Read what its customer says of an order
 #[utoipa::path(
-    get, path = "/orders/{order_id}/ratings", operation_id = "get_order_ratings", operation_id = "get_order_ratings", tag = "ratings",
+    get, path = "/orders/{order_id}/ratings", operation_id = "get_order_ratings", tag = "ratings",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "The rating", body = Rating),
@@ -165,7 +165,7 @@ struct RestaurantRatings {
 
 /// List what customers say of a restaurant, newest first
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/ratings", operation_id = "list_restaurant_ratings", operation_id = "list_restaurant_ratings",
+    get, path = "/restaurants/{restaurant_id}/ratings", operation_id = "list_restaurant_ratings",
     tag = "ratings",
     params(("restaurant_id" = i64, Path, minimum = 1), PageQuery),
     responses(
@@ -218,7 +218,7 @@ struct DriverRating {
 
 /// Read what customers say of a driver
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/rating", operation_id = "get_driver_rating", operation_id = "get_driver_rating", tag = "ratings",
+    get, path = "/drivers/{driver_id}/rating", operation_id = "get_driver_rating", tag = "ratings",
     params(("driver_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The average", body = DriverRating),
@@ -248,7 +248,7 @@ struct Check {
 
 /// Count all ratings again and compare them with the sums that are kept
 #[utoipa::path(
-    get, path = "/admin/ratings/check", operation_id = "check_ratings", operation_id = "check_ratings", tag = "admin",
+    get, path = "/admin/ratings/check", operation_id = "check_ratings", tag = "admin",
     responses(
         (status = 200, description = "Where they differ", body = Check),
         (status = 429, description = "Too many reports of the caller at a time", body = Problem),

@@ -13,7 +13,7 @@ use contracts::{
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     postgres,
     problem::Problem,
 };
@@ -40,7 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// How much is to be given back.
-#[derive(Deserialize, Serialize, ToSchema)]
+#[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRefund {
     /// All that is left when absent.
@@ -81,7 +81,7 @@ struct Refund {
 ///
 /// All refunds together are never more than was captured.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/refunds", operation_id = "create_refund", operation_id = "create_refund",
+    post, path = "/orders/{order_id}/refunds", operation_id = "create_refund",
     tag = "restaurant", request_body = NewRefund,
     params(
         ("order_id" = Uuid, Path),
@@ -104,7 +104,7 @@ async fn create(
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
     headers: HeaderMap,
-    Json(new): Json<NewRefund>,
+    OptionalJson(new): OptionalJson<NewRefund>,
 ) -> Result<Response, Problem> {
     let key = idempotent::key(&headers)?;
     let request = Request::new(&caller, refund_route(order_id), key, &new)
@@ -187,7 +187,7 @@ struct Refunds {
 
 /// List the refunds of an order
 #[utoipa::path(
-    get, path = "/orders/{order_id}/refunds", operation_id = "list_refunds", operation_id = "list_refunds", tag = "orders",
+    get, path = "/orders/{order_id}/refunds", operation_id = "list_refunds", tag = "orders",
     params(("order_id" = Uuid, Path)),
     responses(
         (status = 200, description = "Oldest first", body = Refunds),

@@ -6,7 +6,7 @@ use contracts::ids::OrderId;
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     problem::Problem,
 };
 use serde::Deserialize;
@@ -76,7 +76,7 @@ enum Next {
 ///
 /// Saying again what is so already answers 200 and changes nothing.
 #[utoipa::path(
-    put, path = "/orders/{order_id}/status", operation_id = "set_order_status", operation_id = "set_order_status", tag = "restaurant",
+    put, path = "/orders/{order_id}/status", operation_id = "set_order_status", tag = "restaurant",
     params(("order_id" = uuid::Uuid, Path)), request_body = NewStatus,
     responses(
         (status = 200, description = "The order as it is now", body = OrderView),
@@ -152,8 +152,8 @@ struct Cancel {
 /// Customers can until the kitchen has begun, restaurants and staff until it is delivered. What
 /// was paid is given back by itself.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/cancel", operation_id = "cancel_order", operation_id = "cancel_order", tag = "orders",
-    params(("order_id" = uuid::Uuid, Path)), request_body = Cancel,
+    post, path = "/orders/{order_id}/cancel", operation_id = "cancel_order", tag = "orders",
+    params(("order_id" = uuid::Uuid, Path)), request_body = Option<Cancel>,
     responses(
         (status = 200, description = "The order as it is now", body = OrderView),
         (status = 404, description = "There is none, or it is somebody else's", body = Problem),
@@ -165,7 +165,7 @@ async fn cancel(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
-    Json(cancel): Json<Cancel>,
+    OptionalJson(cancel): OptionalJson<Cancel>,
 ) -> Result<Json<OrderView>, Problem> {
     let (party, by) = match caller.role {
         Role::Customer => (Party::Customer, "the customer called it off"),

@@ -39,7 +39,7 @@ struct TrackingToken {
 
 /// Get a token to watch an order with
 #[utoipa::path(
-    post, path = "/orders/{order_id}/tracking-token", operation_id = "create_tracking_token", operation_id = "create_tracking_token",
+    post, path = "/orders/{order_id}/tracking-token", operation_id = "create_tracking_token",
     tag = "orders",
     params(("order_id" = uuid::Uuid, Path)),
     responses(

@@ -1,5 +1,6 @@
 //! From the kitchen to the door.
 
+use bytes::Bytes;
 use contracts::{
     events::{OrderEvent, OrderEventType},
     ids::OrderId,
@@ -133,6 +134,19 @@ async fn only_the_restaurant_moves_its_orders() {
         assert_eq!(world.set_status(ours.id, order, &bad).await.status, 422, "{bad}");
     }
     assert_eq!(world.read(order).await["version"], 3);
+}
+
+#[tokio::test]
+async fn what_says_nothing_may_be_left_out() {
+    let world = World::start().await;
+    let order = world.place(&world.restaurant().await).await;
+    let customer = world.customer(7);
+    let listed = world.get("/api/v1/orders?page=1", &customer).await.is(200);
+    assert_eq!(listed["total"], 1);
+    assert_eq!(world.get("/api/v1/orders?status=&page=1", &customer).await.is(200), listed);
+    let cancel = format!("/api/v1/orders/{order}/cancel");
+    let answer = world.send_to(0, "POST", &cancel, &customer, &[], Bytes::new()).await;
+    assert_eq!(answer.is(200)["status"], "cancelled");
 }
 
 #[tokio::test]

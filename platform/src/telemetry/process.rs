@@ -22,6 +22,9 @@ pub(super) fn render(text: &mut String) {
     // The directory is open while it is counted.
     let fds = fs::read_dir("/proc/self/fd").map(|entries| entries.count().saturating_sub(1));
     add("process_open_fds", "gauge", "File descriptors open", fds.ok().map(|count| count as f64));
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map(|count| count as f64);
+    add("process_max_fds", "gauge", "File descriptors that may be open", limit);
 }
 
 fn cpu_seconds() -> Option<f64> {
@@ -50,7 +53,12 @@ mod tests {
         }
         let mut text = String::new();
         render(&mut text);
-        for name in ["process_resident_memory_bytes ", "process_open_fds ", "process_threads "] {
+        for name in [
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_threads ",
+        ] {
             let value = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
             assert!(value.parse::<f64>().expect(name) >= 1.0, "{name}{value}");
         }

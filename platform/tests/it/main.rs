@@ -20,5 +20,7 @@ mod queue_settings;
 mod serve;
 #[cfg(feature = "stores")]
 mod silent;
+mod slow;
 #[cfg(feature = "stores")]
 mod store_tls;
+mod tls;
