@@ -5,6 +5,7 @@
 pub mod access;
 pub mod auth;
 pub mod breaker;
+pub mod dead_letters;
 pub mod docs;
 pub mod extract;
 pub mod health;

@@ -3,9 +3,13 @@
 mod access;
 mod cluster;
 mod current;
+mod dead_letters;
 mod gps;
 mod hang;
 mod orders;
+mod partitions;
+mod refusals;
 mod stores;
 mod tracking;
+mod upgrade;
 mod world;

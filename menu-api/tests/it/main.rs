@@ -8,4 +8,5 @@ mod lists;
 mod menus;
 mod outage;
 mod ratings;
+mod upgrade;
 mod world;

@@ -14,5 +14,7 @@ mod health;
 mod kit;
 mod layers;
 #[cfg(feature = "stores")]
+mod migrate;
+#[cfg(feature = "stores")]
 mod outbox;
 mod serve;
