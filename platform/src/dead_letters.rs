@@ -236,7 +236,7 @@ impl Table {
         );
         let rows = filtered!(sqlx::query(AssertSqlSafe(sql)), filter)
             .bind(after.map(|(at, _)| at))
-            .bind(after.map_or("", |(_, id)| id))
+            .bind(after.map_or("", |(_, id)| id.as_str()))
             .bind(limit)
             .fetch_all(db)
             .await?;
