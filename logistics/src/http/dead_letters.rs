@@ -91,7 +91,10 @@ async fn redrive_dead_letters(
     State(app): State<App>,
     Json(many): Json<RedriveMany>,
 ) -> Result<Json<RedriveReport>, Problem> {
-    let redrive = async |letter: &Kept| redrive(&app, letter).await;
+    let redrive = |letter: Kept| {
+        let app = app.clone();
+        async move { redrive(&app, &letter).await }
+    };
     Ok(Json(redrive_many(&app.db, &TABLE, many, redrive).await?))
 }
 

@@ -225,12 +225,15 @@ impl Outcome {
 ///
 /// # Errors
 /// A value that is out of range, or a store is away from the start.
-pub async fn redrive_many(
+pub async fn redrive_many<F>(
     db: &PgPool,
     table: &Table,
     many: RedriveMany,
-    redrive: impl AsyncFn(&Kept) -> Result<Outcome, Problem>,
-) -> Result<RedriveReport, Problem> {
+    redrive: impl Fn(Kept) -> F,
+) -> Result<RedriveReport, Problem>
+where
+    F: Future<Output = Result<Outcome, Problem>>,
+{
     let until = Instant::now() + MANY_FOR;
     let limit = within("limit", many.limit.unwrap_or(MANY_DEFAULT), MANY_MAX)?;
     let after = many.after.as_deref().map(cursor).transpose()?;
@@ -250,7 +253,8 @@ pub async fn redrive_many(
     let is_full = letters.len() as i64 == limit;
     let mut report = RedriveReport { redriven: 0, refused: Vec::new(), next: None };
     let mut last = many.after;
-    for letter in &letters {
+    for letter in letters {
+        let (id, created_at) = (letter.id.clone(), letter.created_at);
         let outcome = match redrive(letter).await {
             Ok(outcome) => outcome,
             Err(problem) if report.redriven + report.refused.len() == 0 => return Err(problem),
@@ -259,10 +263,10 @@ pub async fn redrive_many(
         match outcome {
             Outcome::Redriven(_) => report.redriven += 1,
             Outcome::Refused(reason) => {
-                report.refused.push(Refusal { id: letter.id.clone(), reason });
+                report.refused.push(Refusal { id: id.clone(), reason });
             }
         }
-        last = Some(format!("{}.{}", letter.created_at.timestamp_micros(), letter.id));
+        last = Some(format!("{}.{id}", created_at.timestamp_micros()));
         if Instant::now() >= until {
             return Ok(RedriveReport { next: last, ..report });
         }
