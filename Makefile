@@ -75,6 +75,10 @@ audit: ## Ask the advisory database about our dependencies (needs the network)
 fmt: ## Format the code
 	$(CARGO) fmt --all
 
+.PHONY: upgrade-check
+upgrade-check: ## Run an older build's migrators on this schema; OLDER=DIR with its binaries, else the last tag
+	scripts/upgrade.sh $(OLDER)
+
 .PHONY: sqlx
 sqlx: ## Write .sqlx again after a change of queries or migrations
 	scripts/sqlx.sh

@@ -36,6 +36,10 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_DATABASE_REPORTS", default_value_t = 4)]
     pub database_reports: u32,
 
+    /// Bring the database to this build's form at start; false: end when it is not in that form
+    #[arg(long, env = "LOGISTICS_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
+
     /// Streams of fixes, and parts of the current positions; fixed once a system has data
     #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
     pub shards: u16,
@@ -50,6 +54,9 @@ pub struct Config {
     /// Positions older than this are dropped
     #[arg(long, env = "LOGISTICS_RETENTION", default_value = "720h", value_parser = parse_duration)]
     pub retention: Duration,
+    /// Dead letters older than this are deleted, redriven or not
+    #[arg(long, env = "LOGISTICS_DEAD_LETTERS_KEPT", default_value = "2160h", value_parser = parse_duration)]
+    pub dead_letters_kept: Duration,
     /// Rows that history writes at once at most
     #[arg(long, env = "LOGISTICS_HISTORY_ROWS", default_value_t = 5_000)]
     pub history_rows: usize,
@@ -140,6 +147,10 @@ impl Config {
             self.database_connections >= self.database_reports + BACKGROUND + 4,
             "database connections must be at least 8 more than database reports: worker and \
              requests have 4 each"
+        );
+        ensure!(
+            self.dead_letters_kept >= Duration::from_secs(24 * 3_600),
+            "dead letters must be kept for at least 24h: a person is to look at them"
         );
         for (name, value) in [
             ("fix rate", self.fix_rate),

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod current;
 pub mod database;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod drivers;
 pub mod fix;
@@ -67,8 +68,6 @@ const GRACE: Duration = Duration::from_secs(14);
 const LIVE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// and so long for that before it goes on without.
 const LOAD_MAX: Duration = Duration::from_secs(5);
-/// Retention and partitions are looked after this often.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -84,13 +83,18 @@ pub enum Role {
 
 /// Brings the database to this build's form.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    open_history(&Database::new(config)?, config).await?;
+    let config = Config { migrate: true, ..config.clone() };
+    open_history(&Database::new(&config)?, &config).await?;
     Ok(())
 }
 
 /// Migrates, checks what all processes must share, and opens the history.
 async fn open_history(db: &Database, config: &Config) -> anyhow::Result<History> {
-    postgres::migrate(&MIGRATOR, &db.maintenance).await?;
+    if config.migrate {
+        postgres::migrate(&MIGRATOR, &db.maintenance).await?;
+    } else {
+        postgres::expect_migrated(&MIGRATOR, &db.maintenance).await?;
+    }
     agree(&db.maintenance, "shards", &config.shards.to_string()).await?;
     history::History::open(db.clone()).await.context("the history cannot be prepared")
 }
@@ -221,7 +225,11 @@ impl Service {
             health: health.clone(),
         };
         tasks.spawn(logged("worker", worker.run(stop_work.clone())));
-        tasks.spawn(maintain(Arc::clone(history), config.retention, stop_work.clone()));
+        let retention =
+            history::retention::run(Arc::clone(history), config.retention, stop_work.clone());
+        tasks.spawn(retention);
+        let db = history.db().maintenance.clone();
+        tasks.spawn(dead_letters::TABLE.forget(db, config.dead_letters_kept, stop_work.clone()));
         self.start_orders()
     }
 
@@ -337,22 +345,6 @@ impl Service {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "current positions could not be loaded"),
             Err(_) => tracing::warn!("current positions took too long to load"),
-        }
-    }
-}
-
-/// Keeps partitions and retention in order until `stop`.
-async fn maintain(history: Arc<History>, retention: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(MAINTAIN_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let db = &history.db().maintenance;
-        let done = history::storage::maintain(db, history.storage(), retention).await;
-        if let Err(error) = done {
-            tracing::warn!(%error, "maintaining the history failed, trying again later");
         }
     }
 }

@@ -76,6 +76,15 @@ pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
     migrated
 }
 
+/// Migrates, or makes sure that somebody has.
+async fn prepare(config: &Config) -> anyhow::Result<()> {
+    if config.migrate {
+        return migrate(&config.database_url).await;
+    }
+    let db = postgres::pool(&config.database_url, "menu-api migration", 1, Limits::MAINTENANCE)?;
+    postgres::expect_migrated(&MIGRATOR, &db).await
+}
+
 /// Serves on `listener` until `shutdown`, then finishes what was begun.
 ///
 /// # Errors
@@ -102,7 +111,7 @@ pub async fn run(
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || prepare(&config)) => migrated?,
     }
 
     let tasks = TaskTracker::new();

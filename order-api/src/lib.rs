@@ -8,6 +8,7 @@ pub mod act;
 pub mod advance;
 pub mod cart;
 pub mod config;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod http;
 pub mod idempotency;
@@ -91,6 +92,15 @@ pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
     migrated
 }
 
+/// Migrates, or makes sure that somebody has.
+async fn prepare(config: &Config) -> anyhow::Result<()> {
+    if config.migrate {
+        return migrate(&config.database_url).await;
+    }
+    let db = postgres::pool(&config.database_url, "order-api migration", 1, Limits::MAINTENANCE)?;
+    postgres::expect_migrated(&MIGRATOR, &db).await
+}
+
 /// Runs until `shutdown`, then finishes what was begun.
 ///
 /// # Errors
@@ -118,7 +128,7 @@ pub async fn run(
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || prepare(&config)) => migrated?,
     }
 
     let service = Service {
@@ -192,7 +202,9 @@ impl Service {
             .spawn(logged("trim", stream::keep_trimmed(queue.clone(), streams, stop_work.clone())));
         let maintenance =
             postgres::pool(&config.database_url, "order-api maintenance", 1, Limits::MAINTENANCE)?;
-        tasks.spawn(forget(maintenance, stop_work.clone()));
+        tasks.spawn(forget(maintenance.clone(), stop_work.clone()));
+        let kept = config.dead_letters_kept;
+        tasks.spawn(dead_letters::TABLE.forget(maintenance, kept, stop_work.clone()));
         let watching =
             queue_settings::watch(queue.clone(), health.dependency("queue"), stop_work.clone());
         tasks.spawn(logged("queue settings", watching));

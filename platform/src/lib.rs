@@ -6,6 +6,7 @@ pub mod access;
 pub mod auth;
 mod authority;
 pub mod breaker;
+pub mod dead_letters;
 pub mod docs;
 pub mod extract;
 pub mod health;

@@ -1,5 +1,6 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
+mod migrate;
 mod tls;
 
 use std::{
@@ -8,7 +9,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
@@ -19,6 +19,7 @@ use sqlx::{
 
 use tokio_util::sync::CancellationToken;
 
+pub use self::migrate::{expect_migrated, migrate};
 use crate::{authority, health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
@@ -358,9 +359,4 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 /// Whether the error is a violation of this constraint.
 pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.constraint() == Some(constraint))
-}
-
-/// Context for a failed migration, with the database's own words.
-pub async fn migrate(migrator: &sqlx::migrate::Migrator, pool: &PgPool) -> anyhow::Result<()> {
-    migrator.run(pool).await.context("the database cannot be migrated")
 }

@@ -3,12 +3,16 @@
 mod access;
 mod cluster;
 mod current;
+mod dead_letters;
 mod gps;
 mod hang;
 mod metrics;
 mod orders;
+mod partitions;
+mod refusals;
 mod silent;
 mod sockets;
 mod stores;
 mod tracking;
+mod upgrade;
 mod world;

@@ -10,4 +10,5 @@ mod metrics;
 mod outage;
 mod ratings;
 mod silent;
+mod upgrade;
 mod world;

@@ -1,4 +1,4 @@
-//! For those who run the system: what is dead, what differs, how the gateway does.
+//! For those who run the system: what differs from the books, how the gateway does.
 
 use std::time::Instant;
 
@@ -8,98 +8,26 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Role},
     breaker,
-    extract::{Json, Path, Query},
+    extract::Json,
     postgres,
     problem::Problem,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::App;
-use crate::payment::dead::{self, DeadEntry, DeadPayment};
 
 const ADMIN: Who = Who::Roles(&[Role::Admin]);
 /// Lines of a page.
 const PAGE: i64 = 100;
 
-pub(super) const ACCESS: &[Row] = &[
-    (Method::GET, "/admin/dead-letters", ADMIN),
-    (Method::POST, "/admin/dead-letters/{payment_id}/redrive", ADMIN),
-    (Method::GET, "/admin/reconciliation", ADMIN),
-    (Method::GET, "/admin/payments", ADMIN),
-];
+pub(super) const ACCESS: &[Row] =
+    &[(Method::GET, "/admin/reconciliation", ADMIN), (Method::GET, "/admin/payments", ADMIN)];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(dead_letters))
-        .routes(routes!(redrive))
-        .routes(routes!(reconciliation))
-        .routes(routes!(payments))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct After {
-    /// `payment_id` of the last one seen.
-    after: Option<Uuid>,
-}
-
-/// What nobody works on.
-#[derive(Serialize, ToSchema)]
-struct DeadLetters {
-    /// By id, 100 at most.
-    payments: Vec<DeadPayment>,
-    /// Newest first, 100 at most.
-    entries: Vec<DeadEntry>,
-}
-
-/// List payments that had all their calls, and stream entries that cannot be read
-#[utoipa::path(
-    get, path = "/admin/dead-letters", operation_id = "list_dead_letters",
-    tag = "admin", params(After),
-    responses((status = 200, description = "What is dead", body = DeadLetters)),
-)]
-async fn dead_letters(
-    State(app): State<App>,
-    Query(query): Query<After>,
-) -> Result<Json<DeadLetters>, Problem> {
-    let after = query.after.unwrap_or_else(Uuid::nil);
-    let unavailable = |error: sqlx::Error| postgres::problem(&error);
-    let payments = dead::payments(&app.db, after, PAGE).await.map_err(unavailable)?;
-    let entries = dead::entries(&app.db, PAGE).await.map_err(unavailable)?;
-    Ok(Json(DeadLetters { payments, entries }))
-}
-
-/// A payment that is on its way again.
-#[derive(Serialize, ToSchema)]
-struct Redriven {
-    payment_id: Uuid,
-    /// Always `due`.
-    status: &'static str,
-}
-
-/// Send a dead payment on its way again, under its old key
-#[utoipa::path(
-    post, path = "/admin/dead-letters/{payment_id}/redrive", operation_id = "redrive_payment",
-    tag = "admin",
-    params(("payment_id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "It is due", body = Redriven),
-        (status = 404, description = "No dead payment has this id", body = Problem),
-    ),
-)]
-async fn redrive(
-    State(app): State<App>,
-    Path(payment_id): Path<Uuid>,
-) -> Result<Json<Redriven>, Problem> {
-    if dead::redrive(&app.db, payment_id).await.map_err(|error| postgres::problem(&error))? {
-        Ok(Json(Redriven { payment_id, status: "due" }))
-    } else {
-        Err(Problem::not_found())
-    }
+    OpenApiRouter::new().routes(routes!(reconciliation)).routes(routes!(payments))
 }
 
 /// The kind of a difference.

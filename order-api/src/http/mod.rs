@@ -3,6 +3,7 @@
 mod admin;
 mod cart;
 mod checkout;
+mod dead_letters;
 mod idempotent;
 mod orders;
 mod ratings;
@@ -112,7 +113,8 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(ratings::routes())
         .merge(cart::routes())
         .merge(checkout::routes())
-        .merge(admin::routes());
+        .merge(admin::routes())
+        .merge(dead_letters::routes());
     let (router, document) =
         OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts();
     (router, platform::docs::complete(document, &access()))
@@ -125,7 +127,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Who may call what; a route without a row is nobody's.
 pub fn access() -> AccessTable {
-    let tables: [&[Row]; 8] = [
+    let tables: [&[Row]; 9] = [
         orders::ACCESS,
         status::ACCESS,
         refunds::ACCESS,
@@ -134,6 +136,7 @@ pub fn access() -> AccessTable {
         cart::ACCESS,
         checkout::ACCESS,
         admin::ACCESS,
+        dead_letters::ACCESS,
     ];
     tables.into_iter().fold(AccessTable::default(), |table, rows| table.under(PREFIX, rows))
 }

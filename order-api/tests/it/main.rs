@@ -13,4 +13,5 @@ mod payments;
 mod races;
 mod ratings;
 mod refunds;
+mod upgrade;
 mod world;

@@ -14,6 +14,8 @@ mod health;
 mod kit;
 mod layers;
 #[cfg(feature = "stores")]
+mod migrate;
+#[cfg(feature = "stores")]
 mod outbox;
 #[cfg(feature = "stores")]
 mod queue_settings;
