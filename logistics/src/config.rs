@@ -198,6 +198,7 @@ mod tests {
         for bad in [
             ["--shards", "0"],
             ["--retention", "24h"],
+            ["--retention", "1000000h"],
             ["--history-linger", "6s"],
             ["--batch-burst", "499"],
             ["--fix-rate", "0"],

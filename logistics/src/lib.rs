@@ -52,7 +52,7 @@ use crate::{
     drivers::Roster,
     history::History,
     limits::Limits,
-    live::Lane,
+    live::{Lane, Restorer},
     orders::Orders,
     pipeline::{Batching, Worker},
     places::Places,
@@ -211,16 +211,26 @@ impl Service {
     fn start_worker(&self) -> anyhow::Result<()> {
         let Self { config, health, queue, live, history, tasks, stop_work } = self;
         let lane = Arc::new(Lane::new(config.shards));
+        // The lane outlives the reader, whose last positions are shown, too.
+        let read = CancellationToken::new();
         tasks.spawn({
             let (lane, redis) = (Arc::clone(&lane), live.connection()?);
-            let (dependency, stop) = (health.dependency("live"), stop_work.clone());
-            async move { lane.run(redis, dependency, stop).await }
+            let (dependency, ended) = (health.dependency("live"), read.clone());
+            async move { lane.run(redis, dependency, ended).await }
         });
+        let restorer = Restorer {
+            lane: Arc::clone(&lane),
+            history: Arc::clone(history),
+            live: live.connection()?,
+            retention: TimeDelta::from_std(config.retention)?,
+        };
+        tasks.spawn(restorer.run(stop_work.clone()));
         let worker = Worker {
             queue: queue.clone(),
             shards: config.shards,
             history: Arc::clone(history),
             lane,
+            read,
             batching: Batching { rows: config.history_rows, linger: config.history_linger },
             health: health.clone(),
         };
@@ -289,7 +299,8 @@ impl Service {
             }
         });
         let silent_after = TimeDelta::from_std(config.silent_after)?;
-        let current = Arc::new(Current::new(Arc::clone(&hub), silent_after));
+        let kept_for = TimeDelta::from_std(config.retention)?;
+        let current = Arc::new(Current::new(Arc::clone(&hub), silent_after, kept_for));
         self.load(&current).await;
         tasks.spawn({
             let (current, stop) = (Arc::clone(&current), stop_work.clone());

@@ -26,13 +26,11 @@ use contracts::{
 use platform::{
     dead_letters::Letter,
     health::{Dependency, Health, Heartbeat},
-    postgres::within,
     redis::{Connection, Redis},
     stream::{self, Consumer, Entry, Options},
 };
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    task::JoinHandle,
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -65,8 +63,6 @@ const READS_WAITING_MAX: usize = 8;
 const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// A consumer silent for this long is gone; one that works renews three times as often.
 const CLAIM_IDLE: Duration = Duration::from_secs(10);
-/// Reading the newest position of each driver takes seconds when there are many.
-const ANNOUNCE_MAX: Duration = Duration::from_secs(60);
 /// The streams are trimmed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a failure, doubled up to the second value.
@@ -89,8 +85,10 @@ pub struct Worker {
     pub shards: u16,
     /// Where rows go.
     pub history: Arc<History>,
-    /// Where current positions go.
+    /// Where current positions go,
     pub lane: Arc<Lane>,
+    /// and what is cancelled once all of them have gone there.
+    pub read: CancellationToken,
     /// How batches are cut.
     pub batching: Batching,
     /// Reported on `/readyz`.
@@ -100,6 +98,7 @@ pub struct Worker {
 impl Worker {
     /// Works until `shutdown`, then finishes what was read.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let all_offered = self.read.drop_guard();
         let streams: Vec<String> = (0..self.shards).map(gps_stream).collect();
         #[cfg(feature = "sabotage")]
         crate::sabotage::group_at_end(&self.queue, &streams).await;
@@ -128,7 +127,6 @@ impl Worker {
             consumer,
             streams: streams.clone(),
             lane: Arc::clone(&self.lane),
-            history: Arc::clone(&self.history),
             batches,
             parked_turn: false,
             parked_count: READ_COUNT,
@@ -137,11 +135,13 @@ impl Worker {
             heartbeat: self.health.heartbeat("stream reader"),
         };
         let control = self.queue.connection()?;
-        let (_, (), ()) = tokio::join!(
-            reader.run(shutdown.clone()),
-            writer.run(received),
-            trim(control, streams, shutdown),
-        );
+        let stop = shutdown.clone();
+        let reading = async move {
+            reader.run(stop).await;
+            drop(all_offered);
+        };
+        let ((), (), ()) =
+            tokio::join!(reading, writer.run(received), trim(control, streams, shutdown),);
         Ok(())
     }
 }
@@ -206,13 +206,12 @@ struct Reader {
     consumer: Consumer,
     streams: Vec<String>,
     lane: Arc<Lane>,
-    history: Arc<History>,
     batches: mpsc::Sender<Batch>,
     /// Parked entries and new ones are read in turns.
     parked_turn: bool,
     /// Entries of one stream in the next read of parked ones.
     parked_count: usize,
-    /// Something was claimed since the history was last announced.
+    /// Something was claimed since the lane last heard of it.
     claimed: bool,
     dependency: Dependency,
     heartbeat: Heartbeat,
@@ -222,27 +221,16 @@ impl Reader {
     async fn run(mut self, shutdown: CancellationToken) {
         let mut delay = RETRY.0;
         let mut claim_at = Instant::now();
-        // What an earlier worker has stored but not announced shows here.
-        let mut announce_history = true;
-        // Beside the reads, which must not wait for PostgreSQL.
-        let mut announcing: Option<JoinHandle<bool>> = None;
-        let mut announce_at = Instant::now();
         while !shutdown.is_cancelled() {
             self.heartbeat.beat();
-            if let Some(done) = announcing.take_if(|announcing| announcing.is_finished()) {
-                announce_history |= !done.await.unwrap_or(false);
-                announce_at = Instant::now() + RETRY.1;
-            }
-            if announce_history && announcing.is_none() && Instant::now() >= announce_at {
-                announce_history = false;
-                announcing =
-                    Some(tokio::spawn(announce(Arc::clone(&self.lane), Arc::clone(&self.history))));
-            }
             match self.step(&mut claim_at).await {
                 Ok((entries, claimed)) => {
                     self.dependency.up();
                     delay = RETRY.0;
-                    announce_history |= claimed;
+                    if claimed {
+                        // What that consumer has acknowledged it may not have sent.
+                        self.lane.suspect_loss();
+                    }
                     if !entries.is_empty() && !self.hand_on(entries, &shutdown).await {
                         return;
                     }
@@ -274,7 +262,7 @@ impl Reader {
             if !more {
                 *claim_at = Instant::now() + CLAIM_EVERY;
             }
-            // Once for all pages: announcing looks at every driver.
+            // Once for all pages: it makes every driver be looked at.
             let last = !more && std::mem::take(&mut self.claimed);
             if last || !entries.is_empty() {
                 return Ok((entries, last));
@@ -297,7 +285,7 @@ impl Reader {
         for entry in &entries {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
-        self.lane.offer(rows.iter().map(|row| row.position));
+        self.lane.offer(rows.iter().map(Row::received));
         let pause = if self.parked_turn {
             // What was parked gathers no more.
             self.parked_count = parked_count(entries.len(), rows.len(), self.streams.len());
@@ -320,15 +308,6 @@ impl Reader {
         }
         true
     }
-}
-
-/// Offers what the history knows; `false` when that has to be done again.
-async fn announce(lane: Arc<Lane>, history: Arc<History>) -> bool {
-    let announced = within(ANNOUNCE_MAX, lane.offer_history(&history)).await;
-    if let Err(error) = &announced {
-        tracing::debug!(%error, "positions of the history could not be offered");
-    }
-    announced.is_ok()
 }
 
 /// How many entries of each stream to read next, when so many entries held so many positions.

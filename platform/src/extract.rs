@@ -22,6 +22,10 @@ use serde::de::DeserializeOwned;
 
 use crate::{problem::Problem, serve};
 
+mod time;
+
+pub use time::{Time, is_storable};
+
 /// Largest body that [`Json`] takes: 64 KiB. [`JsonMax`] takes another size.
 pub const JSON_MAX_BYTES: usize = 64 * 1024;
 

@@ -330,9 +330,18 @@ pub fn problem(error: &sqlx::Error) -> Problem {
     if is_unavailable(error) {
         tracing::warn!(%error, "the database is unavailable");
         Problem::unavailable("The database is unavailable.", Duration::from_secs(1))
+    } else if is_unstorable_text(error) {
+        Problem::unprocessable().detail("Text must not hold the character U+0000.")
     } else {
         Problem::internal(error)
     }
+}
+
+/// Text that PostgreSQL cannot hold, whatever column it is for: it came from outside. 22021 is NUL in
+/// text, 22P05 in JSON.
+fn is_unstorable_text(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["22021", "22P05"].contains(&code.as_ref()))
 }
 
 /// Whether this error says that the server could not be reached or is not able to work just now,

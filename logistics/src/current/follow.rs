@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use chrono::Utc;
 use contracts::{
     frame::{self, FrameId},
     position::Position,
-    streams::{epoch_key, frame_key, live_channel, positions_key, shard_of_channel},
+    received::Received,
+    streams::{epoch_key, frame_key, heard_key, live_channel, positions_key, shard_of_channel},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use platform::{
@@ -13,6 +15,7 @@ use platform::{
     redis::{Connection, Redis},
 };
 use redis::RedisResult;
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -147,7 +150,7 @@ impl Current {
 
     /// Takes a frame in; whether it continues what came before.
     fn take_frame(&self, bytes: &[u8], shard: &mut Shard) -> bool {
-        match frame::decode(bytes) {
+        match frame::decode(bytes, Utc::now().timestamp_millis()) {
             Ok((id, positions)) => {
                 let is_heartbeat = positions.len() == 0;
                 // Also when one before it is missing: positions only move forward.
@@ -171,19 +174,28 @@ impl Current {
         control: &mut Connection,
         shard: u16,
     ) -> RedisResult<Option<FrameId>> {
-        let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =
-            redis::pipe()
-                .cmd("GET")
-                .arg(epoch_key(shard))
-                .cmd("GET")
-                .arg(frame_key(shard))
-                .cmd("HVALS")
-                .arg(positions_key(shard))
-                .query_async(control)
-                .await?;
+        type Loaded = (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>, FxHashMap<Vec<u8>, Vec<u8>>);
+        let (epoch, number, positions, heard): Loaded = redis::pipe()
+            .cmd("GET")
+            .arg(epoch_key(shard))
+            .cmd("GET")
+            .arg(frame_key(shard))
+            .cmd("HVALS")
+            .arg(positions_key(shard))
+            .cmd("HGETALL")
+            .arg(heard_key(shard))
+            .query_async(control)
+            .await?;
         #[cfg(feature = "sabotage")]
         let positions = crate::sabotage::loaded(positions);
-        self.apply(positions.iter().filter_map(|bytes| Position::decode(bytes).ok()));
+        let now_ms = Utc::now().timestamp_millis();
+        let positions = positions.iter().filter_map(|bytes| Position::decode(bytes).ok());
+        self.apply(positions.map(|position| {
+            let heard = heard.get(position.driver_id.get().to_be_bytes().as_slice());
+            heard
+                .and_then(|heard| Received::with_heard(position, heard))
+                .unwrap_or_else(|| Received::unknown(position, now_ms))
+        }));
         let epoch = epoch.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         Ok(epoch
             .map(|epoch| FrameId { epoch: u64::from_be_bytes(epoch), number: number.unwrap_or(0) }))

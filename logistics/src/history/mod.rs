@@ -7,6 +7,7 @@
 
 pub mod copy;
 mod frozen;
+mod newest;
 mod partitions;
 mod probe;
 pub mod retention;
@@ -18,17 +19,18 @@ use chrono::{DateTime, Utc};
 use contracts::{
     ids::{DriverId, EventId, OrderId},
     position::Position,
+    received::Received,
 };
-use futures_util::{Stream, TryStreamExt as _};
 use parking_lot::Mutex;
 use platform::{
     dead_letters::Letter,
+    extract::is_storable,
     postgres::{self, within},
 };
 use rustc_hash::FxBuildHasher;
 use sqlx::{Connection as _, PgConnection};
 
-pub use self::storage::Storage;
+pub use self::{newest::Seen, storage::Storage};
 use crate::{database::Database, dead_letters};
 
 /// A plan for any span covers every hour that is stored. PostgreSQL tries one at a connection's
@@ -51,6 +53,11 @@ pub struct Row {
 }
 
 impl Row {
+    /// The fix, and when we got it.
+    pub fn received(&self) -> Received {
+        newest::received(self.position, self.received_at_ms as i64)
+    }
+
     fn key(&self) -> (DriverId, i64, EventId) {
         (self.position.driver_id, self.position.recorded_at_us, self.position.event_id)
     }
@@ -131,10 +138,10 @@ impl History {
     /// Writes rows and dead letters in one transaction; all or nothing.
     ///
     /// `rows` is sorted by key, so that neighbours land on the same index pages, and loses its own
-    /// duplicates.
+    /// duplicates, of which the first stays.
     pub async fn write(&self, rows: &mut Vec<Row>, dead: &[Letter]) -> Result<Written, WriteError> {
         let offered = rows.len() as u64;
-        rows.sort_unstable_by_key(Row::key);
+        rows.sort_by_key(Row::key);
         rows.dedup_by_key(|row| row.key());
         let mut room_made = false;
         let mut transport = self.transport;
@@ -220,25 +227,6 @@ impl History {
         new
     }
 
-    /// The newest position of every driver with one since `since`, in no order.
-    pub fn newest(
-        &self,
-        since: DateTime<Utc>,
-    ) -> impl Stream<Item = Result<Position, sqlx::Error>> {
-        sqlx::query_as!(
-            Stored,
-            r#"SELECT p.driver_id AS "driver_id!", p.recorded_at AS "recorded_at!",
-                      p.event_id AS "event_id!", p.seq AS "seq!", p.lat_e7 AS "lat_e7!",
-                      p.lon_e7 AS "lon_e7!", p.speed_mps, p.heading_deg, p.accuracy_m, p.order_id
-               FROM seen_drivers d CROSS JOIN LATERAL (
-                   SELECT * FROM gps_positions
-                   WHERE driver_id = d.driver_id AND recorded_at >= $1
-                   ORDER BY recorded_at DESC, seq DESC, event_id::bit(64) DESC LIMIT 1
-               ) p"#,
-            since,
-        )
-        .fetch(&self.db.maintenance)
-        .try_filter_map(|stored| std::future::ready(Ok(stored.position())))
     }
 
     /// One driver's positions from `from` to `end` (not included), oldest first.
@@ -329,7 +317,9 @@ impl FromStr for RouteCursor {
         let recorded_at_us = part()?.parse().map_err(drop)?;
         let seq = part()?.parse().map_err(drop)?;
         let event_id = u64::from_str_radix(part()?, 16).map_err(drop)?;
-        let recorded_at = DateTime::from_timestamp_micros(recorded_at_us).ok_or(())?;
+        let recorded_at = DateTime::from_timestamp_micros(recorded_at_us)
+            .filter(|at| is_storable(*at))
+            .ok_or(())?;
         Ok(Self { recorded_at, seq, event_id: EventId(event_id) })
     }
 }

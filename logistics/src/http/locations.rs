@@ -26,7 +26,7 @@ use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, DRIVER, FLEET, POINTS_MAX, get, now, only_self, post};
-use crate::{deliveries, fix::Fix, location::OrderLocation};
+use crate::{deliveries, fix::Fix, location::CurrentLocation};
 
 /// A single fix in JSON.
 pub(super) const FIX_BYTES_MAX: usize = 2 * 1024;
@@ -216,10 +216,11 @@ async fn batch(
     let mut seen = FxHashSet::default();
     let mut positions = Vec::with_capacity(points.len());
     let mut results = Vec::with_capacity(points.len());
-    for point in points {
+    for (place, point) in (0..).zip(points) {
         let (event_id, judged) = match point {
             Ok(fix) => {
-                let judged = fix.driver(driver_id).and_then(|driver_id| fix.check(driver_id, now));
+                let judged =
+                    fix.driver(driver_id).and_then(|driver_id| fix.check_at(driver_id, now, place));
                 (fix.event_id, judged.map_err(|error| error.to_string()))
             }
             Err(reason) => (None, Err(reason)),
@@ -259,7 +260,7 @@ fn reason(problem: &Problem) -> String {
     tag = "locations",
     params(("driver_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "Newest position", body = OrderLocation),
+        (status = 200, description = "Newest position", body = CurrentLocation),
         (status = 404, description = "Unknown, or not yours to see"),
     ),
 )]
@@ -267,7 +268,7 @@ async fn get_location(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(driver_id): Path<DriverId>,
-) -> Result<Json<OrderLocation>, Problem> {
+) -> Result<Json<CurrentLocation>, Problem> {
     only_self(&caller, driver_id)?;
     if caller.role == Role::Customer {
         let customer_id = CustomerId::new(caller.subject).map_err(|_| Problem::not_found())?;
@@ -276,11 +277,11 @@ async fn get_location(
             return Err(Problem::not_found());
         }
     }
-    let position = app.current.get(driver_id).ok_or_else(Problem::not_found)?;
-    let mut location = OrderLocation::of(&position);
+    let received = app.current.received(driver_id).ok_or_else(Problem::not_found)?;
+    let mut current = CurrentLocation::of(&received);
     if caller.role == Role::Customer {
         // It may be the order of another customer whom the driver serves on the same trip.
-        location.order_id = None;
+        current.location.order_id = None;
     }
-    Ok(Json(location))
+    Ok(Json(current))
 }

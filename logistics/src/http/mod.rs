@@ -4,6 +4,7 @@ mod dead_letters;
 mod deliveries;
 mod drivers;
 mod events;
+mod geojson;
 mod locations;
 mod nearby;
 mod route;

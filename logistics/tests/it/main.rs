@@ -9,6 +9,7 @@ mod hang;
 mod metrics;
 mod orders;
 mod partitions;
+mod positions;
 mod refusals;
 mod silent;
 mod sockets;

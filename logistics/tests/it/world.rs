@@ -232,6 +232,10 @@ impl World {
         until("all events are stored", async || self.stored().await == rows).await;
     }
 
+    pub(crate) async fn until_stored_at_least(&self, rows: i64) {
+        until("enough events are stored", async || self.stored().await >= rows).await;
+    }
+
     pub(crate) async fn queue_connection(&self) -> redis::aio::MultiplexedConnection {
         connection(&self.queue).await
     }

@@ -51,7 +51,11 @@ impl Server {
         let shutdown = CancellationToken::new();
         let sources = Sources {
             db: db.clone(),
-            current: Arc::new(Current::new(Arc::clone(&hub), TimeDelta::seconds(60))),
+            current: Arc::new(Current::new(
+                Arc::clone(&hub),
+                TimeDelta::seconds(60),
+                TimeDelta::days(30),
+            )),
             hub: Arc::clone(&hub),
             verifier: signer.tracking_verifier(),
             shutdown: shutdown.clone(),
