@@ -227,8 +227,6 @@ impl History {
         new
     }
 
-    }
-
     /// One driver's positions from `from` to `end` (not included), oldest first.
     pub async fn route(
         &self,
