@@ -21,20 +21,25 @@ const KMH_PER_MPS: f64 = 3.6;
 pub struct Fix {
     /// Whose fix: in a fleet's batch; elsewhere the path says it, and this may repeat it.
     #[serde(default)]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub driver_id: Option<DriverId>,
     /// Degrees, −90 to 90.
+    #[schema(minimum = -90, maximum = 90)]
     pub latitude: f64,
     /// Degrees, −180 to 180.
+    #[schema(minimum = -180, maximum = 180)]
     pub longitude: f64,
     /// Kilometres per hour, 0 to 1000.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1_000)]
     pub speed: Option<f64>,
     /// Degrees clockwise from true north, 0 to 360.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 360)]
     pub heading: Option<f64>,
     /// Radius of the estimated error in metres, 0 to 100,000.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 100_000)]
     pub accuracy: Option<f64>,
     /// The order being delivered.
     #[serde(default)]
@@ -46,9 +51,11 @@ pub struct Fix {
     /// The device's own name for this fix, 1 to 64 bytes; a resend must repeat it, and `seq` with
     /// it. When absent, equal fixes are one event.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[ -~]+$")]
     pub event_id: Option<String>,
     /// The device's order of fixes with one `recorded_at`, 0 to 2,147,483,647.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub seq: Option<i64>,
 }
 

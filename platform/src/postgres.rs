@@ -1,23 +1,26 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
+mod migrate;
+mod tls;
+
 use std::{
     ops::{Deref, DerefMut},
     str::FromStr as _,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
     migrate::MigrateError,
     pool::PoolConnection,
-    postgres::{PgConnectOptions, PgPoolOptions},
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Dependency, problem::Problem};
+pub use self::migrate::{expect_migrated, migrate};
+use crate::{authority, health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
@@ -36,8 +39,13 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reads a `postgres://` URL without connecting; the error does not repeat it.
 pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url.expose_secret())
+    let (url, authority) = authority::of_url(url.expose_secret())?;
+    let options = PgConnectOptions::from_str(&url)
         .map_err(|_| anyhow::anyhow!("the PostgreSQL URL is not valid"))?;
+    let options = match authority {
+        Some(pem) => options.ssl_root_cert_from_pem(pem),
+        None => options,
+    };
     Ok(options
         .application_name(application)
         // A statement that takes a second is worth a line; all others are not.
@@ -64,7 +72,7 @@ impl Limits {
     /// process claims its batch.
     pub const BACKGROUND: Self = Self {
         statement: Duration::from_secs(8),
-        lock: Duration::from_secs(3),
+        lock: Duration::from_secs(2),
         idle_in_transaction: Duration::from_secs(5),
     };
     /// Reads that may look at a lot.
@@ -121,11 +129,42 @@ pub fn pool(
     connections_max: u32,
     limits: Limits,
 ) -> anyhow::Result<PgPool> {
+    let options = options(url, application)?.options(limits.settings());
+    let may_be_clear = tls::may_be_clear(&options);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |it, _| Box::pin(tls::show_clear_text(it, may_be_clear)))
         .after_release(|connection, _| Box::pin(finished(connection)))
-        .connect_lazy_with(options(url, application)?.options(limits.settings())))
+        .connect_lazy_with(options))
+}
+
+/// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
+/// with a last statement, which on a dead link keeps its place for ever.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with((*db.connect_options()).clone());
+    PgListener::connect_with(&own).await
+}
+
+/// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
+/// with a last statement, which on a dead link keeps its place for ever.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with((*db.connect_options()).clone());
+    PgListener::connect_with(&own).await
 }
 
 /// Waits until what was begun on a connection is over: nothing, unless it was given up. A
@@ -250,11 +289,12 @@ where
             }
             Err(error) => error,
         };
+        let waits = |error: &sqlx::Error| is_unavailable(error) && !tls::is_misconfigured(error);
         let unavailable = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(is_unavailable)
+            cause.downcast_ref().is_some_and(waits)
                 || matches!(
                     cause.downcast_ref(),
-                    Some(MigrateError::Execute(error)) if is_unavailable(error)
+                    Some(MigrateError::Execute(error)) if waits(error)
                 )
         });
         if !unavailable {
@@ -328,9 +368,4 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 /// Whether the error is a violation of this constraint.
 pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.constraint() == Some(constraint))
-}
-
-/// Context for a failed migration, with the database's own words.
-pub async fn migrate(migrator: &sqlx::migrate::Migrator, pool: &PgPool) -> anyhow::Result<()> {
-    migrator.run(pool).await.context("the database cannot be migrated")
 }

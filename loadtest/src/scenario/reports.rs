@@ -64,7 +64,7 @@ impl Reports {
             .execute(&db)
             .await
             .context("the driver's history cannot be filled")?;
-        let others_us = Histogram::new(3).context("a histogram")?;
+        let others_us = Histogram::new_with_bounds(1, 600_000_000, 3).context("a histogram")?;
         let seen = Arc::new(Mutex::new(Seen { report: ReportsReport::default(), others_us }));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();

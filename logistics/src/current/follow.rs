@@ -21,12 +21,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Current, shard::Shard};
 
-/// Without any frame for this long the connection is taken for dead; heartbeats come every second.
+/// Frames come every second. A node of a cluster that has brought none for this long is cut off
+/// from the others, and a shard without any has missed some.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// Shards of a cluster that have fallen silent are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A server that has not answered by now, though it took the connection, is silent.
-const SUBSCRIBE_MAX: Duration = Duration::from_secs(2);
 /// Pause before connecting, or loading, again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -40,9 +39,9 @@ impl Current {
         loaded: CancellationToken,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut control = live.connection()?;
+        let control = live.connection()?;
         while !shutdown.is_cancelled() {
-            let session = self.session(&live, &mut control, shards, &dependency, &loaded);
+            let session = self.session(&live, &control, shards, &dependency, &loaded);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 result = session => if let Err(error) = result {
@@ -60,27 +59,24 @@ impl Current {
     async fn session(
         &self,
         live: &Redis,
-        control: &mut Connection,
+        control: &Connection,
         shards: u16,
         dependency: &Dependency,
         loaded: &CancellationToken,
     ) -> RedisResult<()> {
-        let mut pubsub = live.pubsub().await?;
+        let mut messages = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
-        let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
-        subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
+        messages.subscribe(&channels).await?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
         let mut following: Vec<Shard> = (0..shards).map(|_| Shard::unloaded()).collect();
         let mut unloaded: BTreeSet<u16> = (0..shards).collect();
         let mut has_loaded = false;
-        let mut messages = pubsub.on_message();
         // One server brings the frames of all shards or of none.
         let mut heard = live.is_cluster().then(|| Heard::new(shards, Instant::now()));
         // Aside: a master that is away takes seconds to show it, while others go on.
         let mut loads = FuturesUnordered::new();
-        let loading = control.clone();
         let load = |shard: u16, pause: Duration| {
-            let mut control = loading.clone();
+            let mut control = control.clone();
             async move {
                 tokio::time::sleep(pause).await;
                 (shard, self.load_shard(&mut control, shard).await)
@@ -141,11 +137,8 @@ impl Current {
                 Ok(None) => return Err(closed("the subscription ended")),
                 // Its other nodes may be well while this one hears none of them.
                 Err(_) if live.is_cluster() => return Ok(()),
-                // A system without a worker is silent, too; what counts is whether Redis is.
-                Err(_) => {
-                    redis::cmd("PING").query_async::<()>(control).await?;
-                    (0..shards).collect()
-                }
+                // A system without a worker is silent, too, and nothing is missing then.
+                Err(_) => Vec::new(),
             };
             for shard in missing {
                 if following[usize::from(shard)].miss() {

@@ -52,6 +52,7 @@ struct Span {
     #[param(value_type = Option<DateTime<Utc>>)]
     end_time: Option<Time>,
     /// Up to 10,000; 1,000 when absent.
+    #[param(minimum = 1, maximum = 10_000)]
     limit: Option<i64>,
     /// `next` of the page before, with the same times.
     cursor: Option<String>,
@@ -86,7 +87,7 @@ impl Span {
 /// A driver's way.
 #[derive(Serialize, ToSchema)]
 struct Route {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     /// Oldest first.
     locations: Vec<OrderLocation>,
@@ -132,8 +133,8 @@ impl Format {
 ///
 /// Every accepted position is here once, at the time the device recorded it.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/route", tag = "drivers",
-    params(("driver_id" = i64, Path), Span),
+    get, path = "/drivers/{driver_id}/route", operation_id = "get_driver_route", tag = "drivers",
+    params(("driver_id" = i64, Path, minimum = 1), Span),
     responses(
         (status = 200, description = "Oldest first", content(
             (Route = "application/json"),
@@ -243,7 +244,7 @@ fn csv(positions: &[Position]) -> String {
 /// A driver's hours.
 #[derive(Serialize, ToSchema)]
 struct Hours {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     /// Oldest first; an hour without a position is not there.
     hours: Vec<DriverHour>,
@@ -263,8 +264,8 @@ struct HoursSpan {
 
 /// A driver's points and metres by the hour
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/hours", tag = "drivers",
-    params(("driver_id" = i64, Path), HoursSpan),
+    get, path = "/drivers/{driver_id}/hours", operation_id = "get_driver_hours", tag = "drivers",
+    params(("driver_id" = i64, Path, minimum = 1), HoursSpan),
     responses(
         (status = 200, description = "Oldest first", body = Hours),
         (status = 404, description = "Another driver"),

@@ -4,6 +4,7 @@ use std::{pin::Pin, time::Duration};
 
 use axum::extract::ws::Utf8Bytes;
 use contracts::ids::{CustomerId, DriverId, OrderId};
+use platform::postgres::within;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::{
@@ -19,6 +20,10 @@ use crate::{
 
 /// Events read at once; the rest follows.
 const EVENTS_MAX: i64 = 100;
+/// An order that is opened waits so long for PostgreSQL,
+const OPEN_MAX: Duration = Duration::from_secs(5);
+/// and events for so long; positions wait with them.
+const READ_MAX: Duration = Duration::from_secs(2);
 /// The longest pause before PostgreSQL is asked again after it failed.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
@@ -72,7 +77,7 @@ impl Feed {
     ) -> Result<(Self, Connected), OpenError> {
         // Watched before it is read: what happens in between is heard of twice, not missed.
         let order = sources.hub.watch_order(order_id);
-        let delivery = store::get(&sources.db, order_id)
+        let delivery = within(OPEN_MAX, store::get(&sources.db, order_id))
             .await?
             .filter(|delivery| delivery.customer_id == customer_id)
             .ok_or(OpenError::NotFound)?;
@@ -129,7 +134,7 @@ impl Feed {
     /// The events that follow; none, and a pause, when PostgreSQL does not answer.
     async fn read(&mut self) -> Vec<Event> {
         let read = store::events_after(&self.sources.db, self.order_id, self.told, EVENTS_MAX);
-        match read.await {
+        match within(READ_MAX, read).await {
             Ok(events) if !events.is_empty() => {
                 self.failures = 0;
                 return events;

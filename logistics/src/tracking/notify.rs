@@ -8,8 +8,12 @@
 use std::time::Duration;
 
 use contracts::ids::{DriverId, OrderId};
-use platform::health::Dependency;
-use sqlx::{PgPool, postgres::PgListener};
+use platform::{
+    health::Dependency,
+    postgres::{self, within},
+};
+use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Hub, jitter};
@@ -25,6 +29,12 @@ const DRIVERS: &str = "drivers";
 
 /// How often the watched orders are looked at without being told to.
 const LOOK_EVERY: Duration = Duration::from_secs(30);
+/// A connection that has nothing to tell proves this often that it lives,
+const PROVE_EVERY: Duration = Duration::from_secs(2);
+/// and has so long to do it, as has a new one to be made.
+const ANSWER_MAX: Duration = Duration::from_secs(2);
+/// Reading all drivers and the watched orders takes no longer.
+const LOAD_MAX: Duration = Duration::from_secs(30);
 /// Orders asked for at once.
 const ORDERS_MAX: usize = 1_000;
 /// The longest pause before connecting again.
@@ -68,20 +78,26 @@ async fn listen(
     roster: &Roster,
     mut connected: impl FnMut(),
 ) -> Result<std::convert::Infallible, sqlx::Error> {
-    let mut listener = PgListener::connect_with(db).await?;
-    // Before anything is loaded: what changes meanwhile is then heard of.
-    listener.listen_all([DELIVERY_EVENTS, DRIVERS]).await?;
-    roster.load(db).await?;
-    look(db, hub).await?;
+    let mut listener = within(ANSWER_MAX, async {
+        let mut listener = postgres::listener(db).await?;
+        // Before anything is loaded: what changes meanwhile is then heard of.
+        listener.listen_all([DELIVERY_EVENTS, DRIVERS]).await?;
+        Ok::<_, sqlx::Error>(listener)
+    })
+    .await?;
+    within(LOAD_MAX, load(db, hub, roster)).await?;
     connected();
     let hearing = async {
         loop {
-            match listener.try_recv().await? {
-                Some(heard) => hear(hub, roster, heard.channel(), heard.payload()),
-                // The connection was lost and there is another one by now.
-                None => {
-                    roster.load(db).await?;
-                    look(db, hub).await?;
+            match timeout(PROVE_EVERY, listener.try_recv()).await {
+                Ok(heard) => match heard? {
+                    Some(heard) => hear(hub, roster, heard.channel(), heard.payload()),
+                    // The connection was lost and there is another one by now.
+                    None => within(LOAD_MAX, load(db, hub, roster)).await?,
+                },
+                // A connection that is dead is as silent as one with nothing to tell.
+                Err(_) => {
+                    within(ANSWER_MAX, sqlx::query("SELECT 1").execute(&mut listener)).await?;
                 }
             }
         }
@@ -89,10 +105,16 @@ async fn listen(
     let looking = async {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
-            look(db, hub).await?;
+            within(LOAD_MAX, look(db, hub)).await?;
         }
     };
     tokio::select! { end = hearing => end, end = looking => end }
+}
+
+/// Everything that may have changed unheard.
+async fn load(db: &PgPool, hub: &Hub, roster: &Roster) -> Result<(), sqlx::Error> {
+    roster.load(db).await?;
+    look(db, hub).await
 }
 
 /// Wakes the watchers of every watched order that has moved on.

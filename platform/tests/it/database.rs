@@ -1,5 +1,6 @@
 //! Pools of connections to a PostgreSQL that does not answer.
 
+use std::str::FromStr as _;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
@@ -7,6 +8,7 @@ use platform::health::Health;
 use platform::postgres::{self, Limits, within};
 use platform::stores::proxy::{Mode, Proxy, Upstream};
 use platform::stores::{PostgresOptions, PostgresServer, Timescaledb};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection, PgPool};
 use tokio_util::sync::CancellationToken;
 
@@ -14,12 +16,13 @@ use crate::kit::DEADLINE;
 
 /// A link to the database that can be broken, and its URL there.
 async fn link(postgres: &PostgresServer) -> (Proxy, secrecy::SecretString) {
-    let direct = postgres.tcp_url("things").unwrap();
-    let (user, place) = direct.split_once('@').unwrap();
-    let (server, database) = place.split_once('/').unwrap();
-    let proxy = Proxy::start(Upstream::Tcp(server.to_owned())).await.unwrap();
-    let url = format!("{user}@127.0.0.1:{}/{database}", proxy.port);
-    (proxy, url.into())
+    // The socket, as checking a password takes a busy machine longer than a pool waits.
+    let options = PgConnectOptions::from_str(&postgres.url("things")).unwrap();
+    let dir = options.get_socket().expect("a socket");
+    let socket = dir.join(format!(".s.PGSQL.{}", options.get_port()));
+    let proxy = Proxy::start(Upstream::Unix(socket)).await.unwrap();
+    let (user, port) = (options.get_username(), proxy.port);
+    (proxy, format!("postgres://{user}@127.0.0.1:{port}/things").into())
 }
 
 struct World {
@@ -114,13 +117,21 @@ async fn dead_connections_with_statements_that_were_given_up_keep_no_place_in_th
     let world = World::start().await;
     let (proxy, url) = link(&world.postgres).await;
     let pool = postgres::pool(&url, "test", 4, limits(600)).unwrap();
-    let sleeping = (0..4).map(|_| sqlx::query("SELECT pg_sleep(300)").execute(&pool));
+    let mut connections = Vec::new();
+    until("all are connected", async || {
+        connections.extend(pool.acquire().await.ok());
+        connections.len() == 4
+    })
+    .await;
+    let sleeping = connections
+        .iter_mut()
+        .map(|connection| sqlx::query("SELECT pg_sleep(300)").execute(&mut **connection));
     tokio::select! {
         ended = join_all(sleeping) => panic!("{ended:?}"),
         () = until("all run", async || world.running().await == 4) => {}
-        () = tokio::time::sleep(DEADLINE) => panic!("they do not run"),
     }
     proxy.set(Mode::Silent);
+    drop(connections);
     until("new connections are made", async || {
         let asking = (0..4).map(|_| sqlx::query("SELECT 1").execute(&pool));
         let limit = Duration::from_secs(2);
@@ -134,7 +145,10 @@ async fn a_connection_that_was_given_up_in_the_midst_of_a_copy_keeps_no_place_in
     let world = World::start().await;
     let (proxy, url) = link(&world.postgres).await;
     let pool = postgres::pool(&url, "test", 1, limits(600)).unwrap();
-    sqlx::query("CREATE TABLE rows (id text)").execute(&pool).await.unwrap();
+    until("there is a table", async || {
+        sqlx::query("CREATE TABLE IF NOT EXISTS rows (id text)").execute(&pool).await.is_ok()
+    })
+    .await;
     let mut connection = postgres::take(&pool).await.unwrap();
     let copying = async {
         let mut copy = connection.copy_in_raw("COPY rows FROM STDIN").await?;
@@ -148,7 +162,8 @@ async fn a_connection_that_was_given_up_in_the_midst_of_a_copy_keeps_no_place_in
     connection.give_back_after(&copied);
     assert_eq!(pool.size(), 0, "it has its place while nothing can be sent");
     proxy.set(Mode::Pass);
-    sqlx::query("SELECT 1").execute(&pool).await.unwrap();
+    until("there is a new one", async || sqlx::query("SELECT 1").execute(&pool).await.is_ok())
+        .await;
 }
 
 #[tokio::test]
