@@ -25,7 +25,7 @@ RUN groupadd --gid 10001 swift \
 FROM base AS tools
 COPY --from=build /out/devstack /usr/local/bin/devstack
 # New volumes take over the owner of the folder that they are mounted on.
-RUN install --directory --owner=swift --group=swift --mode=0700 /signing \
+RUN install --directory --owner=swift --group=swift --mode=0700 /signing /tracking \
     && install --directory --owner=swift --group=swift --mode=0755 /verify
 USER 10001:10001
 ENTRYPOINT ["devstack"]
@@ -54,10 +54,10 @@ FROM base AS payment-sim
 COPY --from=build /out/payment-sim /usr/local/bin/payment-sim
 RUN install --directory --owner=swift --group=swift --mode=0700 /books
 USER 10001:10001
-ENV PAYMENT_SIM_LEDGER=/books/payments.jsonl
+ENV PAYMENT_SIM_LISTEN=0.0.0.0:8010 PAYMENT_SIM_LEDGER=/books/payments.jsonl
 EXPOSE 8010
 ENTRYPOINT ["payment-sim"]
-CMD ["serve", "--listen", "0.0.0.0:8010"]
+CMD ["serve"]
 
 FROM base AS logistics
 COPY --from=build /out/logistics /usr/local/bin/logistics

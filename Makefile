@@ -47,8 +47,13 @@ test: setup ## Run every test on real stores
 	@echo "== examples in the documentation"
 	$(CARGO) test $(ALL) --doc
 
+.PHONY: api-check
+api-check: setup ## Check the OpenAPI documents against the services, e.g. ARGS='--role driver --max-examples 100'
+	$(CARGO) build $(ALL) --bin devstack
+	scripts/api-check.sh $(DEVSTACK) $(TARGET)/api-check $(ARGS)
+
 .PHONY: lint
-lint: setup ## Check format, lints, dependencies, documentation, offline query data
+lint: setup ## Check format, lints, dependencies, documentation, offline query data, images
 	@echo "== format"
 	$(CARGO) fmt --all --check
 	@echo "== clippy"
@@ -57,6 +62,8 @@ lint: setup ## Check format, lints, dependencies, documentation, offline query d
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" $(CARGO) doc $(ALL) --no-deps --document-private-items
 	@echo "== query data"
 	scripts/sqlx.sh --check
+	@echo "== images"
+	scripts/images.sh $(TOOLS)
 	@echo "== licences and sources of dependencies"
 	scripts/deny.sh $(TOOLS) check licenses bans sources
 
@@ -67,6 +74,10 @@ audit: ## Ask the advisory database about our dependencies (needs the network)
 .PHONY: fmt
 fmt: ## Format the code
 	$(CARGO) fmt --all
+
+.PHONY: upgrade-check
+upgrade-check: ## Run an older build's migrators on this schema; OLDER=DIR with its binaries, else the last tag
+	scripts/upgrade.sh $(OLDER)
 
 .PHONY: sqlx
 sqlx: ## Write .sqlx again after a change of queries or migrations

@@ -10,6 +10,7 @@ use contracts::{
     frame::HEADER_LEN,
     ids::{DriverId, EventId},
     position::{POSITION_LEN, Position, to_e7},
+    received::LAGS_MAX,
 };
 use logistics::index::Point;
 use rand::{Rng, SeedableRng, rngs::StdRng, seq::SliceRandom};
@@ -91,13 +92,17 @@ fn place(rng: &mut impl Rng) -> (f64, f64) {
     (CENTRE.0 + offset(), CENTRE.1 + offset())
 }
 
-/// A frame of the `live` channels with these positions, of no epoch.
+/// A frame of the `live` channels with these positions, received when they were recorded, of no
+/// epoch.
 pub fn frame(positions: &[Position]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(HEADER_LEN + positions.len() * POSITION_LEN);
     bytes.push(contracts::frame::VERSION);
     bytes.resize(HEADER_LEN, 0);
     for position in positions {
         bytes.extend_from_slice(&position.encode());
+    }
+    for _ in positions.chunks(LAGS_MAX) {
+        bytes.extend_from_slice(&[0; POSITION_LEN]);
     }
     bytes
 }

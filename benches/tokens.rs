@@ -8,7 +8,7 @@ use aws_lc_rs::{
 };
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use pem::Pem;
-use platform::auth::{ACCESS_TYP, TRACKING_TYP, Verifier};
+use platform::auth::{ACCESS_TYP, TRACKING_TYP, TrackingVerifier, Verifier};
 use serde_json::{Value, json};
 
 const NAME: &str = "swift-eats";
@@ -53,6 +53,14 @@ impl Tokens {
     /// Never: the key was just written.
     pub fn verifier(&self) -> Verifier {
         Verifier::from_pems(&[&self.public_pem], NAME, NAME).expect("a public key")
+    }
+
+    /// A verifier of tracking tokens that trusts the key.
+    ///
+    /// # Panics
+    /// Never: the key was just written.
+    pub fn tracking_verifier(&self) -> TrackingVerifier {
+        TrackingVerifier::from_pems(&[&self.public_pem], NAME, NAME).expect("a public key")
     }
 
     /// The 32 bytes of the public key.

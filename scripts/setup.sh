@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes sure that what the build and the stores need is there. Installs Redis, PostgreSQL and a C
-# compiler on Debian and Ubuntu as root or with passwordless sudo; elsewhere it says what to
+# Makes sure that what the build and the stores need is there. Installs Redis, PostgreSQL, Python
+# and a C compiler on Debian and Ubuntu as root or with passwordless sudo; elsewhere it says what to
 # install. Takes a few milliseconds when everything is there.
 set -euo pipefail
 
@@ -18,6 +18,7 @@ has_redis() {
     has redis-server || has valkey-server ||
         has_any /usr/{bin,sbin}/{redis,valkey}-server {/opt/homebrew,/usr/local,/home/linuxbrew/.linuxbrew}/bin/{redis,valkey}-server
 }
+has_venv() { python3 -c "import ensurepip, sys; sys.exit(sys.version_info < (3, 10))" 2>/dev/null; }
 has_postgres() {
     has initdb ||
         has_any /usr/lib/postgresql/*/bin/initdb /usr/pgsql-*/bin/initdb {/opt/homebrew,/usr/local,/home/linuxbrew/.linuxbrew}/{bin,opt/postgresql@*/bin}/initdb
@@ -34,6 +35,7 @@ look() {
     apt=() dnf=() brew=()
     has_redis || need "Redis 7 or newer (or Valkey)" redis-server valkey redis
     has_postgres || need "PostgreSQL 14 or newer" postgresql postgresql-server postgresql@17
+    has_venv || need "Python 3.10 or newer with venv" python3-venv python3 python3
     has cc || has gcc || has clang || need "a C compiler" build-essential gcc ""
 }
 

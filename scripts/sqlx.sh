@@ -22,6 +22,9 @@ if [ "${1:-}" != inside ]; then
     exec "$target/debug/devstack" exec -- "$0" inside "${1:-}" "$target/debug/logistics"
 fi
 
+# In one transaction, unless it builds an index beside everything else.
+one() { grep -q '^-- no-transaction' "$1" || echo -1; }
+
 check=$2 logistics=$3
 psql "$DATABASE_URL" -q -v ON_ERROR_STOP=1 -c 'CREATE DATABASE queries'
 queries=${DATABASE_URL/\/postgres/\/queries}
@@ -36,13 +39,13 @@ for file in {logistics,menu-api,order-api}/migrations/*.sql; do
             again=(-c 'DROP TABLE IF EXISTS outbox')
         fi
         PGOPTIONS='-c client_min_messages=warning' \
-            psql "$queries" -q -v ON_ERROR_STOP=1 -1 "${again[@]}" -f "$file"
+            psql "$queries" -q -v ON_ERROR_STOP=1 $(one "$file") "${again[@]}" -f "$file"
     fi
 done
 psql "$queries" -q -c 'CREATE SCHEMA orders'
 for file in order-api/migrations/*.sql; do
     PGOPTIONS='-c search_path=orders,public -c client_min_messages=warning' \
-        psql "$queries" -q -v ON_ERROR_STOP=1 -1 -f "$file"
+        psql "$queries" -q -v ON_ERROR_STOP=1 $(one "$file") -f "$file"
 done
 queries="$queries&options=-c%20search_path%3Dpublic,orders"
 

@@ -34,7 +34,7 @@ fn index_nearest(c: &mut Criterion) {
         let mut fleet = Fleet::new(size);
         let mut index = DriverIndex::new();
         for position in fleet.positions() {
-            index.update(*position);
+            index.update(*position, 0);
         }
         let queries: Vec<Point> = (0..QUERIES).map(|_| fleet.place()).collect();
         group.throughput(Throughput::Elements(1));

@@ -16,14 +16,14 @@ fn index_update(c: &mut Criterion) {
         let mut fleet = Fleet::new(size);
         let mut index = DriverIndex::new();
         for position in fleet.positions() {
-            index.update(*position);
+            index.update(*position, 0);
         }
         group.bench_function(BenchmarkId::new("walk", size), |b| {
-            b.iter(|| index.update(fleet.next_fix()));
+            b.iter(|| index.update(fleet.next_fix(), 0));
         });
         let mut again = fleet.positions().iter().cycle();
         group.bench_function(BenchmarkId::new("stale", size), |b| {
-            b.iter(|| index.update(*again.next().expect("it goes round")));
+            b.iter(|| index.update(*again.next().expect("it goes round"), 0));
         });
         drop(index);
         let mut tree = Tree::new(fleet.positions());

@@ -13,7 +13,8 @@ use benches::{
 };
 use contracts::{
     position::Position,
-    streams::{epoch_key, frame_key, live_channel, positions_key},
+    received::LAG_LEN,
+    streams::{epoch_key, frame_key, heard_key, live_channel, positions_key},
 };
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use platform::stores::RedisRole;
@@ -74,8 +75,9 @@ fn live_update(c: &mut Criterion) {
             let positions = next(&mut fleet);
             let bytes: Vec<u8> = positions.iter().flat_map(Position::encode).collect();
             let mut call = script.key(positions_key(SHARD));
-            call.key(epoch_key(SHARD)).key(frame_key(SHARD));
-            call.arg(live_channel(SHARD)).arg(&[7_u8; 8][..]).arg(bytes);
+            call.key(epoch_key(SHARD)).key(frame_key(SHARD)).key(heard_key(SHARD));
+            let lags = vec![0_u8; positions.len() * LAG_LEN];
+            call.arg(live_channel(SHARD)).arg(&[7_u8; 8][..]).arg(bytes).arg(lags);
             let (_, moved): (Vec<u8>, usize) =
                 runtime.block_on(call.invoke_async(&mut redis)).expect("an epoch and a count");
             assert_eq!(moved, DRIVERS);

@@ -27,7 +27,7 @@ fn menu_shared(c: &mut Criterion) {
     let shared = runtime.block_on(async {
         let names = Names::new("menu");
         let second = Duration::from_secs(1);
-        Shared::new(&client, names, second, second, Arc::new(Stats::default())).expect("a handle")
+        Shared::new(&client, names, second, second, Arc::new(Stats::default()))
     });
     let fill = async |id: i64| {
         let Answer::Fill(lease) = shared.get(&key(id)).await else { panic!("{id} is there") };

@@ -33,6 +33,7 @@ fn token(c: &mut Criterion) {
     group.bench_function("known_quick_cache", |b| b.iter(|| quick.get(black_box(next()))));
 
     let tracking = tokens.tracking(7);
+    let verifier = tokens.tracking_verifier();
     assert!(verifier.tracking(&tracking).is_ok());
     group.bench_function("verify", |b| b.iter(|| verifier.tracking(black_box(&tracking))));
 

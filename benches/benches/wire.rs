@@ -148,7 +148,7 @@ fn thousand(c: &mut Criterion) {
     group.bench_function("decode", |b| {
         b.iter(|| {
             read.clear();
-            let (_, positions) = frames::decode(black_box(&bytes)).expect("a whole frame");
+            let (_, positions) = frames::decode(black_box(&bytes), 0).expect("a whole frame");
             read.extend(positions.filter_map(Result::ok));
             assert_eq!(read.len(), 1_000);
         });

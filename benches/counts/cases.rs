@@ -109,7 +109,7 @@ impl Cases {
         let mut read = Vec::with_capacity(1_000);
         self.add("frame_of_1000/decode", move || {
             read.clear();
-            let (_, positions) = contracts::frame::decode(black_box(&bytes)).expect("a frame");
+            let (_, positions) = contracts::frame::decode(black_box(&bytes), 0).expect("a frame");
             read.extend(positions.filter_map(Result::ok));
             read.len()
         });
@@ -123,20 +123,20 @@ impl Cases {
             let fleet = Fleet::new(DRIVERS);
             let mut index = DriverIndex::new();
             for position in fleet.positions() {
-                index.update(*position);
+                index.update(*position, 0);
             }
             (fleet, index)
         };
         let (mut fleet, mut index) = city();
         self.add_many("index_update/walk", 1_000, move || {
             for _ in 0..1_000 {
-                black_box(index.update(fleet.next_fix()));
+                black_box(index.update(fleet.next_fix(), 0));
             }
         });
         let (fleet, mut index) = city();
         self.add_many("index_update/stale", 1_000, move || {
             for position in &fleet.positions()[..1_000] {
-                black_box(index.update(*position));
+                black_box(index.update(*position, 0));
             }
         });
         let (mut fleet, index) = city();
@@ -219,8 +219,9 @@ impl Cases {
         let (known, anew) = (tokens.access(7), tokens.tracking(7));
         verifier.access(&known).expect("our own token");
         let same = verifier.clone();
+        let tracker = tokens.tracking_verifier();
         self.add("token/known", move || same.access(black_box(&known)));
-        self.add("token/verify", move || verifier.tracking(black_box(&anew)));
+        self.add("token/verify", move || tracker.tracking(black_box(&anew)));
         let now = Instant::now();
         let breaker = Breaker::new(Settings::default(), 7, now);
         self.add("breaker/success_without_clock", move || {

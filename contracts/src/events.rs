@@ -10,6 +10,7 @@
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
@@ -24,7 +25,7 @@ pub const EVENT_FIELD: &str = "event";
 pub const EVENT_VERSION: u8 = 1;
 
 /// What happened to an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum OrderEventType {
     /// It was taken; `amount` is its total.
     #[serde(rename = "order.created")]
@@ -154,7 +155,7 @@ pub struct OrderEvent {
 }
 
 /// The particulars of an event; those that its type does not name are absent.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct OrderEventData {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -164,6 +165,7 @@ pub struct OrderEventData {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_at: Option<DateTime<Utc>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub driver_id: Option<DriverId>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refund_id: Option<Uuid>,
@@ -178,7 +180,7 @@ pub struct OrderEventData {
 
 /// All ratings of one restaurant or driver up to an event. `count` only grows: of two, the one
 /// with the greater count is the newer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct RatingSum {
     /// Stars of all ratings together.
     pub sum: i64,

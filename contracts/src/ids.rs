@@ -132,6 +132,12 @@ impl EventId {
         }
         Some(Self(fnv1a(bytes)))
     }
+
+    /// The id of an event that a device has named and numbered: the number is part of the name, so
+    /// that what differs in it alone is two events wherever events are kept.
+    pub fn numbered(self, seq: u32) -> Self {
+        if seq == 0 { self } else { Self(mix(self.0 ^ mix(seq.into()))) }
+    }
 }
 
 /// 64-bit FNV-1a (Fowler, Noll, Vo), finished with MurmurHash3's `fmix64` so that short inputs
@@ -174,6 +180,16 @@ mod tests {
         for bad in ["0", "-1", "9223372036854775808", "x", "", " 1"] {
             assert_eq!(bad.parse::<DriverId>(), Err(InvalidId), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_number_makes_another_event_and_no_number_the_same() {
+        let id = EventId::from_client("a").unwrap();
+        assert_eq!(id.numbered(0), id);
+        let all: std::collections::HashSet<_> = (0..1_000).map(|seq| id.numbered(seq)).collect();
+        assert_eq!(all.len(), 1_000);
+        assert_eq!(id.numbered(7), id.numbered(7));
+        assert_ne!(EventId::from_client("b").unwrap().numbered(7), id.numbered(7));
     }
 
     #[test]

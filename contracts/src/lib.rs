@@ -8,4 +8,5 @@ pub mod ids;
 pub mod money;
 pub mod order;
 pub mod position;
+pub mod received;
 pub mod streams;

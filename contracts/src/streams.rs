@@ -6,6 +6,7 @@
 //! | queue | `orders:payments` | payments that are to be made, field `payment_id`; a bell, the truth is in PostgreSQL |
 //! | queue | `orders:events`, `deliveries:events` | what happened, [`crate::events`] |
 //! | live | `pos:{s}` | hash, driver id (8 bytes) → newest position (64 bytes) |
+//! | live | `heard:{s}` | hash, driver id → when that position was received (12 bytes), [`crate::received`] |
 //! | live | `epoch:{s}`, `frame:{s}` | the shard's epoch, and the number of its last frame |
 //! | live | channel `live:{s}` | frames, [`crate::frame`] |
 //!
@@ -54,6 +55,11 @@ pub fn gps_stream(shard: u16) -> String {
 /// The hash of current positions of one shard.
 pub fn positions_key(shard: u16) -> String {
     format!("pos:{{{shard}}}")
+}
+
+/// The hash of when the current positions of one shard were received.
+pub fn heard_key(shard: u16) -> String {
+    format!("heard:{{{shard}}}")
 }
 
 /// The key of one shard's epoch: a random number that is new whenever `live` has lost its data.

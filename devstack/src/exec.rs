@@ -16,7 +16,8 @@ use crate::stack::{Place, Stack, StackArgs};
 /// MENU_DATABASE_URL, REDIS_QUEUE_URL, REDIS_LIVE_URL and REDIS_CACHE_URL, the services through
 /// ORDER_URL, MENU_URL, LOGISTICS_URL and PAYMENT_GATEWAY_URL with PAYMENT_GATEWAY_KEY, all nodes of
 /// them through ORDER_URLS, MENU_URLS and LOGISTICS_URLS, separated by commas, and keys for
-/// their tokens through AUTH_SIGNING_KEY_FILE and AUTH_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
+/// their tokens through AUTH_SIGNING_KEY_FILE, AUTH_VERIFY_KEY_FILES,
+/// AUTH_TRACKING_SIGNING_KEY_FILE and AUTH_TRACKING_VERIFY_KEY_FILES. DEVSTACK_PROCESSES names the
 /// process ids. The exit code is the command's own; 128 + n when signal n ended it.
 #[derive(clap::Args, Clone, Debug)]
 pub struct ExecArgs {

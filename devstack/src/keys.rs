@@ -1,4 +1,5 @@
-//! The signing key of a data folder, made once and kept.
+//! The signing keys of a data folder, made once and kept: one of access tokens and one of tracking
+//! tokens.
 
 use std::fs::{self, Permissions};
 use std::io::Write;
@@ -11,9 +12,35 @@ use platform::auth::Signer;
 /// Issuer and audience of every token here; the defaults of the services.
 pub const NAME: &str = "swift-eats";
 
-/// Where the keys of a data folder are.
+/// Makes the keys of a folder, unless they are there, and prints where the public ones are.
+#[derive(clap::Args, Clone, Debug)]
+pub struct KeysArgs {
+    /// The folder; the keys are in `keys` below it.
+    #[arg(long, value_name = "DIR", default_value = crate::stack::DEFAULT_FOLDER)]
+    data: PathBuf,
+}
+
+/// Makes the keys; answers what is printed.
+///
+/// # Errors
+/// As [`Keys::in_folder`].
+pub fn keys(args: &KeysArgs) -> anyhow::Result<String> {
+    let keys = Keys::in_folder(&args.data)?;
+    Ok(format!("{}\n{}", keys.access.verify.display(), keys.tracking.verify.display()))
+}
+
+/// The keys of a data folder.
 #[derive(Clone, Debug)]
 pub struct Keys {
+    /// Of access tokens.
+    pub access: KeyPair,
+    /// Of tracking tokens.
+    pub tracking: KeyPair,
+}
+
+/// Where a key and its public half are.
+#[derive(Clone, Debug)]
+pub struct KeyPair {
     /// Signs tokens; readable by us alone.
     pub signing: PathBuf,
     /// Verifies them.
@@ -32,18 +59,49 @@ impl Keys {
             .mode(0o700)
             .create(&dir)
             .with_context(|| format!("cannot create {}", dir.display()))?;
-        let keys = Self { signing: dir.join("signing.pem"), verify: dir.join("verify.pem") };
-        if !keys.signing.exists() {
+        let keys = Self::at(&dir);
+        keys.access.make()?;
+        keys.tracking.make()?;
+        Ok(keys)
+    }
+
+    /// The keys of `dir` when both are there.
+    #[must_use]
+    pub fn found_in(dir: &Path) -> Option<Self> {
+        let keys = Self::at(&dir.join("keys"));
+        (keys.access.signing.exists() && keys.tracking.signing.exists()).then_some(keys)
+    }
+
+    /// What signs access tokens.
+    ///
+    /// # Errors
+    /// As [`KeyPair::signer`].
+    pub fn signer(&self) -> anyhow::Result<Signer> {
+        self.access.signer()
+    }
+
+    fn at(dir: &Path) -> Self {
+        let pair = |name: &str| KeyPair {
+            signing: dir.join(format!("{name}signing.pem")),
+            verify: dir.join(format!("{name}verify.pem")),
+        };
+        Self { access: pair(""), tracking: pair("tracking-") }
+    }
+}
+
+impl KeyPair {
+    fn make(&self) -> anyhow::Result<()> {
+        if !self.signing.exists() {
             let (_, private, _) = Signer::generate();
             // Of two that make a key at the same moment one wins, and both use that.
-            write(&keys.signing, &private, 0o600)?;
+            write(&self.signing, &private, 0o600)?;
         }
-        let public = keys.signer()?.public_pem().to_owned();
-        if fs::read_to_string(&keys.verify).ok().as_ref() != Some(&public) {
-            fs::remove_file(&keys.verify).ok();
-            write(&keys.verify, &public, 0o644)?;
+        let public = self.signer()?.public_pem().to_owned();
+        if fs::read_to_string(&self.verify).ok().as_ref() != Some(&public) {
+            fs::remove_file(&self.verify).ok();
+            write(&self.verify, &public, 0o644)?;
         }
-        Ok(keys)
+        Ok(())
     }
 
     /// What signs tokens with this key.
@@ -75,16 +133,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_made_once_and_is_private() {
+    fn keys_are_made_once_and_are_private() {
         let dir = tempfile::tempdir().expect("a folder");
+        assert!(Keys::found_in(dir.path()).is_none());
         let keys = Keys::in_folder(dir.path()).expect("new keys");
-        let first = fs::read(&keys.signing).expect("a key");
-        assert_eq!(fs::metadata(&keys.signing).expect("a file").mode() & 0o777, 0o600);
-
-        fs::write(&keys.verify, "damaged").expect("a file");
-        let again = Keys::in_folder(dir.path()).expect("the same keys");
-        assert_eq!(fs::read(&again.signing).expect("a key"), first);
-        let public = fs::read_to_string(&again.verify).expect("a key");
-        assert_eq!(public, again.signer().expect("a signer").public_pem());
+        let public = |keys: &KeyPair| keys.signer().expect("a signer").public_pem().to_owned();
+        assert_ne!(public(&keys.access), public(&keys.tracking), "each kind has its own");
+        for (name, pair) in [("access", &keys.access), ("tracking", &keys.tracking)] {
+            let first = fs::read(&pair.signing).expect("a key");
+            assert_eq!(fs::metadata(&pair.signing).expect("a file").mode() & 0o777, 0o600);
+            fs::write(&pair.verify, "damaged").expect("a file");
+            Keys::in_folder(dir.path()).expect("the same keys");
+            assert_eq!(fs::read(&pair.signing).expect("a key"), first, "{name}");
+            assert_eq!(fs::read_to_string(&pair.verify).expect("a key"), public(pair), "{name}");
+        }
+        assert!(Keys::found_in(dir.path()).is_some());
     }
 }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use devstack::{demo, exec, token, up};
+use devstack::{demo, exec, keys, token, up};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -23,9 +23,15 @@ enum Command {
     Up(up::UpArgs),
     Exec(exec::ExecArgs),
     Token(token::TokenArgs),
+    Keys(keys::KeysArgs),
     Demo(demo::DemoArgs),
     #[command(hide = true)]
     City(demo::town::CityArgs),
+}
+
+fn print(text: &str) -> anyhow::Result<u8> {
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(0)
 }
 
 #[tokio::main]
@@ -35,10 +41,8 @@ async fn main() -> ExitCode {
         Command::Exec(args) => exec::exec(args).await,
         Command::Demo(args) => demo::demo(args).await,
         Command::City(args) => Box::pin(demo::town::run(args)).await,
-        Command::Token(args) => token::token(&args).and_then(|token| {
-            writeln!(std::io::stdout(), "{token}")?;
-            Ok(0)
-        }),
+        Command::Token(args) => token::token(&args).and_then(|token| print(&token)),
+        Command::Keys(args) => keys::keys(&args).and_then(|files| print(&files)),
     };
     match result {
         Ok(code) => ExitCode::from(code),

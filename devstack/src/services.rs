@@ -287,7 +287,7 @@ fn auth_flags(verify: &str) -> [&str; 6] {
 
 /// The settings of logistics on this stack; what is not named here comes from the environment.
 fn logistics_config(stack: &Stack) -> anyhow::Result<logistics::Config> {
-    let verify = stack.keys().verify.display().to_string();
+    let verify = stack.keys().access.verify.display().to_string();
     let flags = [
         "--database-url",
         &stack.logistics_database_url(),
@@ -295,13 +295,15 @@ fn logistics_config(stack: &Stack) -> anyhow::Result<logistics::Config> {
         &stack.queue_url(),
         "--redis-live-url",
         &stack.live_url(),
+        "--auth-tracking-verify-key-files",
+        &stack.keys().tracking.verify.display().to_string(),
     ];
     logistics::Config::from_flags(&[&flags, &auth_flags(&verify)[..]].concat())
 }
 
 /// The settings of menu-api on this stack; what is not named here comes from the environment.
 fn menu_config(stack: &Stack) -> anyhow::Result<menu_api::Config> {
-    let verify = stack.keys().verify.display().to_string();
+    let verify = stack.keys().access.verify.display().to_string();
     let flags = [
         "--database-url",
         &stack.menu_database_url(),
@@ -320,8 +322,8 @@ fn order_config(
     payment_url: &str,
     logistics: SocketAddr,
 ) -> anyhow::Result<order_api::Config> {
-    let verify = stack.keys().verify.display().to_string();
-    let signing = stack.keys().signing.display().to_string();
+    let verify = stack.keys().access.verify.display().to_string();
+    let signing = stack.keys().tracking.signing.display().to_string();
     let tracking = format!("ws://{logistics}/api/v1/drivers/orders/{{order_id}}/driver-location");
     let flags = [
         "--database-url",
@@ -336,7 +338,7 @@ fn order_config(
         payment_url,
         "--gateway-key",
         GATEWAY_KEY,
-        "--signing-key-file",
+        "--tracking-signing-key-file",
         &signing,
         "--tracking-url",
         &tracking,

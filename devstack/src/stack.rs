@@ -96,9 +96,10 @@ impl Stack {
             redis(RedisRole::Cache, "redis-cache"),
             async { PostgresServer::start(&root.dir.join(postgres), options).await },
         )?;
-        postgres.create_database(LOGISTICS_DATABASE).await?;
-        postgres.create_database(MENU_DATABASE).await?;
-        postgres.create_database(ORDER_DATABASE).await?;
+        let history: &[&str] = if postgres.has_timescaledb() { &["timescaledb"] } else { &[] };
+        postgres.create_owned_database(LOGISTICS_DATABASE, history).await?;
+        postgres.create_owned_database(MENU_DATABASE, &["pg_trgm"]).await?;
+        postgres.create_owned_database(ORDER_DATABASE, &[]).await?;
         Ok(Self { queue, live, cluster, cache, postgres, keys, root })
     }
 
@@ -112,19 +113,19 @@ impl Stack {
         &self.keys
     }
 
-    /// The URL of the logistics database.
+    /// The URL of the logistics database, as the role that owns it and can open no other.
     pub fn logistics_database_url(&self) -> String {
-        self.postgres.url(LOGISTICS_DATABASE)
+        self.postgres.owner_url(LOGISTICS_DATABASE)
     }
 
-    /// The URL of the order database.
+    /// The URL of the order database, the same way.
     pub fn order_database_url(&self) -> String {
-        self.postgres.url(ORDER_DATABASE)
+        self.postgres.owner_url(ORDER_DATABASE)
     }
 
-    /// The URL of the menu database.
+    /// The URL of the menu database, the same way.
     pub fn menu_database_url(&self) -> String {
-        self.postgres.url(MENU_DATABASE)
+        self.postgres.owner_url(MENU_DATABASE)
     }
 
     /// The URL of the streams.
@@ -147,8 +148,10 @@ impl Stack {
             ("REDIS_QUEUE_URL", self.queue_url()),
             ("REDIS_LIVE_URL", self.live_url()),
             ("REDIS_CACHE_URL", self.cache.url()),
-            ("AUTH_VERIFY_KEY_FILES", self.keys.verify.display().to_string()),
-            ("AUTH_SIGNING_KEY_FILE", self.keys.signing.display().to_string()),
+            ("AUTH_VERIFY_KEY_FILES", self.keys.access.verify.display().to_string()),
+            ("AUTH_SIGNING_KEY_FILE", self.keys.access.signing.display().to_string()),
+            ("AUTH_TRACKING_VERIFY_KEY_FILES", self.keys.tracking.verify.display().to_string()),
+            ("AUTH_TRACKING_SIGNING_KEY_FILE", self.keys.tracking.signing.display().to_string()),
         ]
     }
 
@@ -233,6 +236,22 @@ fn remove_abandoned(temp_dir: &Path) {
             tracing::warn!(dir = %dir.display(), "cannot remove what an earlier run left: {error:#}");
         }
     }
+}
+
+/// The folders of the stacks that run now: the default one when it is used, and temporary ones.
+pub(crate) fn running() -> Vec<PathBuf> {
+    let temporary = std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let temporary = temporary
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("swift-eats-"))
+        .map(|entry| entry.path());
+    std::iter::once(PathBuf::from(DEFAULT_FOLDER))
+        .chain(temporary)
+        .filter(|dir| {
+            let lock = dir.join(LOCK);
+            lock.symlink_metadata().is_ok_and(|meta| meta.is_file() && is_ours(&meta))
+                && stores::is_taken(&lock)
+        })
+        .collect()
 }
 
 fn is_ours(meta: &std::fs::Metadata) -> bool {

@@ -91,10 +91,9 @@ fn summary(stack: &Stack, services: &Services) -> String {
         let _ = writeln!(text, "  Redis {name:<6} {}  {}", server.url(), server.tcp_url());
     }
     let _ = writeln!(text, "  data, logs   {data}");
-    let key = stack.keys().signing.display();
     let _ = writeln!(
         text,
-        "\nTokens: {} token --key '{key}' --role driver --subject 7\n",
+        "\nTokens: {} token --data '{data}' --role driver --subject 7\n",
         std::env::args().next().unwrap_or_else(|| "devstack".to_owned())
     );
     text

@@ -191,6 +191,93 @@ async fn timescaledb_can_be_created_exactly_when_the_server_says_so() {
     }
 }
 
+/// A role of one database that some service connects as.
+async fn as_owner(
+    server: &PostgresServer,
+    owner: &str,
+    database: &str,
+) -> sqlx::Result<PgConnection> {
+    let url = server.owner_url(owner).replacen(&format!("/{owner}?"), &format!("/{database}?"), 1);
+    PgConnection::connect(&url).await
+}
+
+#[tokio::test]
+async fn a_role_owns_its_database_and_opens_no_other() {
+    let folder = stores::temp_dir().expect("a folder");
+    let options = PostgresOptions { timescaledb: Timescaledb::Off };
+    let server = PostgresServer::start(folder.path(), options).await.expect("a server");
+
+    // As it was before there were roles: everything belongs to the superuser.
+    server.create_database("one").await.expect("a database");
+    let mut client = PgConnection::connect(&server.url("one")).await.expect("a connection");
+    sqlx::raw_sql(
+        "CREATE TABLE old (id bigserial PRIMARY KEY, n int GENERATED ALWAYS AS IDENTITY);
+        CREATE TABLE parts (id int) PARTITION BY RANGE (id);
+        CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (1) TO (2);
+        CREATE SEQUENCE alone; CREATE VIEW seen AS SELECT id FROM old; CREATE TYPE mood AS ENUM ('well');
+        CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT 2 * n';
+        INSERT INTO old DEFAULT VALUES",
+    )
+    .execute(&mut client)
+    .await
+    .expect("tables");
+    for _ in 0..2 {
+        server.create_owned_database("one", &["pg_trgm"]).await.expect("twice is fine");
+        server.create_owned_database("two", &[]).await.expect("twice is fine");
+    }
+
+    let mut one = as_owner(&server, "one", "one").await.expect("its own");
+    sqlx::raw_sql(
+        "CREATE EXTENSION IF NOT EXISTS pg_trgm;
+        ALTER TABLE old ADD COLUMN more text; INSERT INTO old (more) VALUES ('new');
+        ALTER TABLE parts ADD COLUMN more text; CREATE TABLE part_2 PARTITION OF parts FOR VALUES FROM (2) TO (3);
+        DROP TABLE part_1; DROP VIEW seen; DROP TYPE mood; DROP FUNCTION twice; DROP SEQUENCE alone;
+        CREATE TABLE fresh (id int)",
+    )
+    .execute(&mut one)
+    .await
+    .expect("what a migration does");
+    let (user, superuser): (String, bool) =
+        sqlx::query_as("SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user")
+            .fetch_one(&mut one)
+            .await
+            .expect("a role");
+    assert_eq!((user.as_str(), superuser), ("one", false));
+    for (owner, other) in [("one", "two"), ("two", "one")] {
+        let refused = as_owner(&server, owner, other).await.expect_err("another's database");
+        assert!(refused.to_string().contains("permission denied"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn services_of_a_stack_have_roles_of_their_own() {
+    let place = devstack::stack::Place::Temporary;
+    let stack = devstack::stack::Stack::start(&place, &Default::default()).await.expect("a stack");
+    let urls = ["LOGISTICS_DATABASE_URL", "MENU_DATABASE_URL", "ORDER_DATABASE_URL"].map(|name| {
+        stack.env().into_iter().find(|(known, _)| *known == name).expect("an address").1
+    });
+    let mut users = std::collections::BTreeSet::new();
+    for url in &urls {
+        let mut client = PgConnection::connect(url).await.expect("its own database");
+        let (user, superuser): (String, bool) = sqlx::query_as(
+            "SELECT rolname::text, rolsuper OR rolcreaterole OR rolcreatedb FROM pg_roles WHERE rolname = current_user",
+        )
+        .fetch_one(&mut client)
+        .await
+        .expect("a role");
+        assert!(!superuser, "{user}");
+        users.insert(user);
+    }
+    assert_eq!(users.len(), 3, "{users:?}");
+    for user in &users {
+        for database in users.iter().filter(|database| *database != user) {
+            let opened = as_owner(&stack.postgres, user, database).await;
+            assert!(opened.is_err(), "{user} opens {database}");
+        }
+    }
+    stack.stop().await;
+}
+
 /// Whether a process runs; one that ended but was not yet collected does not.
 fn runs(pid: i32) -> bool {
     let mut ps = std::process::Command::new("ps");

@@ -12,7 +12,7 @@
 //! - `chaos menu`: the same of two nodes that serve menus (I10), their stores and their links.
 //! - `chaos orders`: orders and their payments (I4 to I9), with processes that die where it hurts,
 //!   stores and a gateway that go away, and all who want different things at once.
-//! - `chaos fuzz`: a million bad bodies at every way in.
+//! - `chaos fuzz`: a million bad bodies, paths, queries, headers and frames at every way in.
 //! - `chaos sabotage`: builds services that break a promise each, and demands that the checks
 //!   notice every one.
 //!
@@ -54,7 +54,7 @@ enum Command {
     Menu(menu::Args),
     /// Kill and hinder everything that an order and its payment need, under load
     Orders(orders::Args),
-    /// Throw bad bodies at every way in
+    /// Throw bad bodies, paths, queries and headers at every way in
     Fuzz(fuzz::Args),
     /// Show that the checks notice broken promises
     Sabotage(sabotage::Args),

@@ -100,7 +100,8 @@ impl Trap {
         let mut holder = PgConnection::connect_with(&db.connect_options()).await?;
         sqlx::query("SELECT pg_advisory_lock($1)").bind(lock).execute(&mut holder).await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut holder).await.context("setting a trap")?;
-        let drop = format!("DROP TRIGGER IF EXISTS {name} ON {table}; DROP FUNCTION {name}()");
+        let drop =
+            format!("DROP TRIGGER IF EXISTS {name} ON {table}; DROP FUNCTION IF EXISTS {name}()");
         Ok(Self { holder, number: number.into(), role, lock, drop })
     }
 
@@ -161,9 +162,17 @@ impl Trap {
         }
     }
 
-    /// Takes the trigger out of the database.
+    /// Takes the trigger out of the database, whose writers go on: a deadlock with them is tried
+    /// again.
     pub(crate) async fn remove(mut self) -> anyhow::Result<()> {
-        sqlx::raw_sql(AssertSqlSafe(self.drop)).execute(&mut self.holder).await?;
-        Ok(())
+        let since = Instant::now();
+        loop {
+            let dropped = sqlx::raw_sql(AssertSqlSafe(self.drop.clone())).execute(&mut self.holder);
+            match dropped.await {
+                Ok(_) => return Ok(()),
+                Err(error) if since.elapsed() > CAUGHT_WITHIN => return Err(error.into()),
+                Err(_) => tokio::time::sleep(STEP).await,
+            }
+        }
     }
 }

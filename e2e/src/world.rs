@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use contracts::ids::OrderId;
 use devstack::stack::{Place, Stack, StackArgs};
 use platform::{
     auth::{Role, Signer},
@@ -152,6 +153,11 @@ impl World {
     /// An access token.
     pub(crate) fn token(&self, role: Role, subject: i64) -> String {
         self.signer.access(role, subject, &[], TOKEN_TTL)
+    }
+
+    /// A token to track one order of a customer.
+    pub(crate) fn tracking(&self, order: OrderId, customer: i64) -> String {
+        self.signer.tracking(order.0, customer, TOKEN_TTL)
     }
 
     /// A driver that nobody has used before.

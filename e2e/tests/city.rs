@@ -108,9 +108,12 @@ async fn orders_of_a_small_town_come_to_their_customers() {
     let file = folder.path().join("town.toml");
     std::fs::write(&file, format!("{TOWN}{target}")).unwrap();
     let env = stack.env();
-    let key = env.iter().find(|(name, _)| *name == "AUTH_SIGNING_KEY_FILE").unwrap();
+    let key_of = |wanted| &env.iter().find(|(name, _)| *name == wanted).unwrap().1;
+    let key = key_of("AUTH_SIGNING_KEY_FILE");
+    let tracking_key = key_of("AUTH_TRACKING_SIGNING_KEY_FILE");
     let file = file.to_str().unwrap();
-    let words = ["run", file, "--no-calibration", "--signing-key-file", &key.1, "--processes", ""];
+    let words = ["run", file, "--no-calibration", "--signing-key-file", key, "--processes", ""];
+    let words = [&words[..], &["--tracking-signing-key-file", tracking_key]].concat();
     let args = Cli::parse_from(words).args;
     let done = command::start(&args, CancellationToken::new()).await.unwrap();
     let Done::Ran(summary) = &done else { unreachable!("it was not asked to check only") };

@@ -11,14 +11,14 @@ export const DURATION = __ENV.DURATION || "30s";
 
 /**
  * What `loadtest tokens` has written.
- * @typedef {{ admin: string, service: string, customers: { id: number, token: string }[],
+ * @typedef {{ admin: string, fleet: string, customers: { id: number, token: string }[],
  *   drivers: { id: number, token: string }[] }} Tokens
  */
 const file = __ENV.TOKENS || "tokens.json";
 const tokens = /** @type {Tokens[]} */ (
   /** @type {unknown} */ (new SharedArray("tokens", () => [JSON.parse(open(file))]))
 );
-export const { admin, service, customers, drivers } = tokens[0];
+export const { admin, fleet, customers, drivers } = tokens[0];
 
 /** @param {string} token @param {Record<string, string>} [more] */
 export function as(token, more) {

@@ -5,8 +5,8 @@ import { check, sleep } from "k6";
 import { Trend } from "k6/metrics";
 import { WebSocket } from "k6/websockets";
 import {
-  DURATION, LOGISTICS, ORDER, admin, any, as, customers, drivers, even, fix, json, kitchens, order,
-  paid, service,
+  DURATION, LOGISTICS, ORDER, admin, any, as, customers, drivers, even, fix, fleet, json, kitchens,
+  order, paid,
 } from "./lib.js";
 
 const VUS = Math.min(Number(__ENV.VUS || 20), customers.length, drivers.length);
@@ -70,6 +70,6 @@ export function watch(orders) {
 /** All drivers of the orders send, by their fleet's gateway. */
 export function drive() {
   const body = JSON.stringify({ points: drivers.slice(0, VUS).map(({ id }) => fix(id)) });
-  const answer = http.post(`${LOGISTICS}/api/v1/locations`, body, { headers: as(service) });
+  const answer = http.post(`${LOGISTICS}/api/v1/locations`, body, { headers: as(fleet) });
   check(answer, { "fixes are accepted": (answer) => answer.status === 202 });
 }

@@ -42,7 +42,7 @@ pub struct Args {
 #[derive(Debug, Serialize)]
 struct Tokens {
     admin: String,
-    service: String,
+    fleet: String,
     customers: Vec<Somebody>,
     drivers: Vec<Somebody>,
 }
@@ -62,7 +62,7 @@ impl Tokens {
         };
         Self {
             admin: token(Role::Admin, 1),
-            service: token(Role::Service, 1),
+            fleet: token(Role::Fleet, 1),
             customers: all(Role::Customer, args.first_customer, args.customers),
             drivers: all(Role::Driver, args.first_driver, args.drivers),
         }
@@ -117,7 +117,7 @@ mod tests {
         let verifier = signer.verifier();
         let read = |token: &str| verifier.access(token).unwrap().actor();
         assert_eq!(read(&tokens.admin), "admin:1");
-        assert_eq!(read(&tokens.service), "service:1");
+        assert_eq!(read(&tokens.fleet), "fleet:1");
         let actors = |all: &[Somebody]| all.iter().map(|one| read(&one.token)).collect::<Vec<_>>();
         assert_eq!(actors(&tokens.customers), ["customer:7", "customer:8"]);
         assert_eq!(actors(&tokens.drivers), ["driver:1", "driver:2", "driver:3"]);

@@ -5,7 +5,12 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::{Args, Parser};
 use contracts::streams::SHARDS_DEFAULT;
-use platform::{auth::AuthArgs, redis::QueueArgs, run::parse_duration, serve::HttpArgs};
+use platform::{
+    auth::{AuthArgs, TrackingArgs},
+    redis::QueueArgs,
+    run::parse_duration,
+    serve::{HttpArgs, Origins},
+};
 use secrecy::SecretString;
 
 use crate::database::BACKGROUND;
@@ -31,6 +36,10 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_DATABASE_REPORTS", default_value_t = 4)]
     pub database_reports: u32,
 
+    /// Bring the database to this build's form at start; false: end when it is not in that form
+    #[arg(long, env = "LOGISTICS_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
+
     /// Streams of fixes, and parts of the current positions; fixed once a system has data
     #[arg(long, env = "LOGISTICS_SHARDS", default_value_t = SHARDS_DEFAULT)]
     pub shards: u16,
@@ -45,6 +54,9 @@ pub struct Config {
     /// Positions older than this are dropped
     #[arg(long, env = "LOGISTICS_RETENTION", default_value = "720h", value_parser = parse_duration)]
     pub retention: Duration,
+    /// Dead letters older than this are deleted, redriven or not
+    #[arg(long, env = "LOGISTICS_DEAD_LETTERS_KEPT", default_value = "2160h", value_parser = parse_duration)]
+    pub dead_letters_kept: Duration,
     /// Rows that history writes at once at most
     #[arg(long, env = "LOGISTICS_HISTORY_ROWS", default_value_t = 5_000)]
     pub history_rows: usize,
@@ -65,15 +77,26 @@ pub struct Config {
     #[arg(long, env = "LOGISTICS_BATCH_BURST", default_value_t = 1_000)]
     pub batch_burst: u32,
 
-    /// Tracking sockets accepted per second; a restart brings everybody back at once
+    /// Tracking sockets of customers accepted per second; a restart brings everybody back at once
     #[arg(long, env = "LOGISTICS_SOCKET_RATE", default_value_t = 500)]
     pub socket_rate: u32,
     /// Tracking sockets of one customer at once
     #[arg(long, env = "LOGISTICS_SOCKETS_PER_CUSTOMER", default_value_t = 5)]
     pub sockets_per_customer: u32,
-    /// Browser origins that may open sockets, exact, separated by commas
-    #[arg(long, env = "LOGISTICS_ORIGINS", value_delimiter = ',')]
-    pub origins: Vec<String>,
+    /// Tracking sockets that have not subscribed yet, at once, half of them of one address; for one
+    /// more the oldest is closed. At most half of the connections
+    #[arg(long, env = "LOGISTICS_SOCKETS_UNSUBSCRIBED", default_value_t = 1_000)]
+    pub sockets_unsubscribed: usize,
+    /// Drivers' sockets accepted per second
+    #[arg(long, env = "LOGISTICS_STREAM_RATE", default_value_t = 500)]
+    pub stream_rate: u32,
+    /// Sockets of one driver at once; for one more the oldest is closed
+    #[arg(long, env = "LOGISTICS_STREAMS_PER_DRIVER", default_value_t = 5)]
+    pub streams_per_driver: usize,
+    /// Browser origins that may open sockets (`https://app.example`), separated by commas, or * for
+    /// all
+    #[arg(long, env = "LOGISTICS_ORIGINS", default_value = "")]
+    pub origins: Origins,
 
     #[command(flatten)]
     #[allow(missing_docs)]
@@ -84,6 +107,9 @@ pub struct Config {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub auth: AuthArgs,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub tracking: TrackingArgs,
 }
 
 impl Config {
@@ -122,6 +148,10 @@ impl Config {
             "database connections must be at least 8 more than database reports: worker and \
              requests have 4 each"
         );
+        ensure!(
+            self.dead_letters_kept >= Duration::from_secs(24 * 3_600),
+            "dead letters must be kept for at least 24h: a person is to look at them"
+        );
         for (name, value) in [
             ("fix rate", self.fix_rate),
             ("fix burst", self.fix_burst),
@@ -129,9 +159,12 @@ impl Config {
             ("batch burst", self.batch_burst),
             ("socket rate", self.socket_rate),
             ("sockets per customer", self.sockets_per_customer),
+            ("stream rate", self.stream_rate),
         ] {
             ensure!(value > 0, "{name} must be positive");
         }
+        ensure!(self.sockets_unsubscribed > 0, "sockets unsubscribed must be positive");
+        ensure!(self.streams_per_driver > 0, "streams per driver must be positive");
         ensure!(
             self.batch_burst as usize >= crate::http::POINTS_MAX,
             "batch burst must be at least {}, the size of a batch",
@@ -145,7 +178,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    const URLS: [&str; 8] = [
+    const URLS: [&str; 10] = [
         "--database-url",
         "postgres://localhost/x",
         "--redis-queue-url",
@@ -154,6 +187,8 @@ mod tests {
         "redis://localhost",
         "--auth-verify-key-files",
         "public.pem",
+        "--auth-tracking-verify-key-files",
+        "tracking.pem",
     ];
 
     #[test]
@@ -163,10 +198,17 @@ mod tests {
         for bad in [
             ["--shards", "0"],
             ["--retention", "24h"],
+            ["--retention", "1000000h"],
             ["--history-linger", "6s"],
             ["--batch-burst", "499"],
             ["--fix-rate", "0"],
             ["--silent-after", "60"],
+            ["--stream-rate", "0"],
+            ["--streams-per-driver", "0"],
+            ["--sockets-unsubscribed", "0"],
+            ["--origins", "app.example"],
+            ["--http-cors-origins", "https://app.example/"],
+            ["--http-trusted-proxies", "10.0.0.0/33"],
         ] {
             assert!(with(&bad).is_err(), "{bad:?}");
         }

@@ -8,8 +8,9 @@ use crate::config::Config;
 /// Connections of a worker's loops: the history's writer, the follower of orders and the relay
 /// have one each, and one is spare for one that was given up.
 pub(crate) const BACKGROUND: u32 = 4;
-/// Retention and partitions have one, the newest positions at a start the other.
-const MAINTENANCE: u32 = 2;
+/// Retention and partitions have one, the newest positions at a start and the end of dead letters
+/// the others.
+const MAINTENANCE: u32 = 3;
 
 /// A pool for each kind of work; clones share them.
 #[derive(Debug, Clone)]

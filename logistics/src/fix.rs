@@ -21,20 +21,25 @@ const KMH_PER_MPS: f64 = 3.6;
 pub struct Fix {
     /// Whose fix: in a fleet's batch; elsewhere the path says it, and this may repeat it.
     #[serde(default)]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub driver_id: Option<DriverId>,
     /// Degrees, −90 to 90.
+    #[schema(minimum = -90, maximum = 90)]
     pub latitude: f64,
     /// Degrees, −180 to 180.
+    #[schema(minimum = -180, maximum = 180)]
     pub longitude: f64,
     /// Kilometres per hour, 0 to 1000.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 1_000)]
     pub speed: Option<f64>,
     /// Degrees clockwise from true north, 0 to 360.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 360)]
     pub heading: Option<f64>,
     /// Radius of the estimated error in metres, 0 to 100,000.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 100_000)]
     pub accuracy: Option<f64>,
     /// The order being delivered.
     #[serde(default)]
@@ -43,12 +48,14 @@ pub struct Fix {
     /// When the device was there, RFC 3339; now when absent. At most 24 h ago and 60 s ahead.
     #[serde(default)]
     pub recorded_at: Option<DateTime<Utc>>,
-    /// The device's own name for this fix, 1 to 64 bytes; a resend must repeat it. When absent,
-    /// equal fixes are one event.
+    /// The device's own name for this fix, 1 to 64 bytes; a resend must repeat it, and `seq` with
+    /// it. When absent, equal fixes are one event.
     #[serde(default)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[ -~]+$")]
     pub event_id: Option<String>,
     /// The device's order of fixes with one `recorded_at`, 0 to 2,147,483,647.
     #[serde(default)]
+    #[schema(minimum = 0, maximum = 2_147_483_647)]
     pub seq: Option<i64>,
 }
 
@@ -74,6 +81,17 @@ impl Fix {
 
     /// Checks every field; `now` is the server's clock.
     pub fn check(&self, driver_id: DriverId, now: DateTime<Utc>) -> Result<Position, FixError> {
+        self.check_at(driver_id, now, 0)
+    }
+
+    /// The same of a fix at a place in a batch, which orders those that have neither a time nor a
+    /// `seq` of their own.
+    pub fn check_at(
+        &self,
+        driver_id: DriverId,
+        now: DateTime<Utc>,
+        place: u32,
+    ) -> Result<Position, FixError> {
         #[cfg(feature = "sabotage")]
         crate::sabotage::panic_at(self.latitude);
         let latitude = within(self.latitude, -90.0, 90.0)
@@ -104,14 +122,16 @@ impl Fix {
         }
         let recorded_at = self.recorded_at.unwrap_or(now);
         check_recorded_at(recorded_at, now)?;
-        let seq = i32::try_from(self.seq.unwrap_or(0))
+        let own_seq = i32::try_from(self.seq.unwrap_or(0))
             .ok()
             .filter(|seq| *seq >= 0)
-            .ok_or(FixError { field: "seq", message: "must be between 0 and 2147483647" })?;
+            .ok_or(FixError { field: "seq", message: "must be between 0 and 2147483647" })?
+            as u32;
+        let is_placed = self.recorded_at.is_none() && self.seq.is_none();
         let mut position = Position {
             driver_id,
             recorded_at_us: recorded_at.timestamp_micros(),
-            seq: seq as u32,
+            seq: if is_placed { place } else { own_seq },
             event_id: EventId(0),
             lat_e7: to_e7(latitude),
             lon_e7: to_e7(longitude),
@@ -121,8 +141,10 @@ impl Fix {
             order_id: self.order_id,
         };
         position.event_id = match &self.event_id {
+            // What the device has named and numbered itself; a place is no part of a name.
             Some(text) => EventId::from_client(text)
-                .ok_or(FixError { field: "event_id", message: "must have 1 to 64 bytes" })?,
+                .ok_or(FixError { field: "event_id", message: "must have 1 to 64 bytes" })?
+                .numbered(own_seq),
             None => position.hashed_event_id(),
         };
         Ok(position)
@@ -143,9 +165,10 @@ pub fn check_position(mut position: Position, now: DateTime<Utc>) -> Result<Posi
     if !in_range(position.accuracy_m, 100_000.0) {
         return Err(FixError { field: "accuracy", message: "must be between 0 and 100000 metres" });
     }
-    if position.event_id == EventId(0) {
-        position.event_id = position.hashed_event_id();
-    }
+    position.event_id = match position.event_id {
+        EventId(0) => position.hashed_event_id(),
+        named => named.numbered(position.seq),
+    };
     Ok(position)
 }
 
@@ -230,6 +253,40 @@ mod tests {
         assert_eq!(first, again);
         let moved = Fix { latitude: 37.78, ..sent }.check(driver(), now).unwrap();
         assert_ne!(first.event_id, moved.event_id);
+    }
+
+    #[test]
+    fn names_with_numbers_are_names_of_their_own_in_both_forms() {
+        let now = Utc::now();
+        let named = |seq| Fix {
+            recorded_at: Some(now),
+            event_id: Some("00000000000000ab".to_owned()),
+            seq,
+            ..fix()
+        };
+        let key = |fix: Fix| fix.check(driver(), now).unwrap().event_id;
+        assert_eq!(key(named(None)), key(named(Some(0))));
+        assert_ne!(key(named(Some(1))), key(named(Some(2))));
+        for seq in [0, 1, 7] {
+            let text = named(Some(seq)).check(driver(), now).unwrap();
+            let binary = Position { event_id: EventId(0xab), ..text };
+            assert_eq!(check_position(binary, now).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn points_without_times_are_in_the_order_of_their_batch() {
+        let now = Utc::now();
+        let at = |fix: &Fix, place| fix.check_at(driver(), now, place).unwrap();
+        let (first, second) = (at(&fix(), 0), at(&fix(), 1));
+        assert!(first.order_key() < second.order_key());
+        assert_ne!(first.event_id, second.event_id, "the driver stood still");
+        let named = Fix { event_id: Some("a".to_owned()), ..fix() };
+        assert_eq!(at(&named, 3).event_id, at(&named, 4).event_id, "one name, one event");
+        let own = Fix { seq: Some(9), ..fix() };
+        assert_eq!(at(&own, 3).seq, 9);
+        let timed = Fix { recorded_at: Some(now), ..fix() };
+        assert_eq!(at(&timed, 3), at(&timed, 4), "a resend in another place");
     }
 
     proptest! {

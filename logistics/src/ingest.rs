@@ -21,7 +21,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -46,6 +46,8 @@ use self::{
 
 /// Requests that may wait for the writer; more are refused.
 const QUEUE_MAX: usize = 8_192;
+/// Positions that may wait in them, 25 MB: a request holds up to 500.
+const POSITIONS_WAITING_MAX: usize = 1 << 18;
 /// Requests that go into one pipeline at most.
 const PIPELINE_REQUESTS_MAX: usize = 1_024;
 /// Pipelines under way at once. A second one would carry half as much each, for the same work of
@@ -98,6 +100,8 @@ struct Request {
 #[derive(Clone)]
 pub struct Appender {
     requests: mpsc::Sender<Request>,
+    /// Positions in the queue.
+    waiting: Arc<AtomicUsize>,
     backlog_bytes: Arc<AtomicU64>,
     backlog_bytes_max: u64,
     accepted: metrics::Counter,
@@ -106,6 +110,7 @@ pub struct Appender {
 /// The writer task's parts; [`Writer::run`] ends when the last [`Appender`] is gone.
 pub struct Writer {
     requests: mpsc::Receiver<Request>,
+    waiting: Arc<AtomicUsize>,
     streams: Streams,
     backlog_bytes: Arc<AtomicU64>,
 }
@@ -127,14 +132,17 @@ pub fn appender(
 ) -> (Appender, Writer) {
     let (sender, requests) = mpsc::channel(QUEUE_MAX);
     let backlog_bytes = Arc::new(AtomicU64::new(0));
+    let waiting = Arc::new(AtomicUsize::new(0));
     let appender = Appender {
         requests: sender,
+        waiting: Arc::clone(&waiting),
         backlog_bytes: Arc::clone(&backlog_bytes),
         backlog_bytes_max,
         accepted: metrics::counter!("gps_accepted_total"),
     };
     let turns = Arc::new(Turns::new((0..streams).map(gps_stream).collect()));
-    (appender, Writer { requests, streams: Streams { redis, turns, dependency }, backlog_bytes })
+    let streams = Streams { redis, turns, dependency };
+    (appender, Writer { requests, waiting, streams, backlog_bytes })
 }
 
 impl Appender {
@@ -145,10 +153,19 @@ impl Appender {
         }
         let (reply, answer) = oneshot::channel();
         let request = Request { positions: SmallVec::from_slice(positions), reply };
-        self.requests.try_send(request).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => AppendError::Busy,
-            mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
-        })?;
+        let waiting = self.waiting.fetch_add(positions.len(), Ordering::Relaxed);
+        let sent = if waiting + positions.len() > POSITIONS_WAITING_MAX {
+            Err(AppendError::Busy)
+        } else {
+            self.requests.try_send(request).map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => AppendError::Busy,
+                mpsc::error::TrySendError::Closed(_) => AppendError::Unavailable,
+            })
+        };
+        if let Err(error) = sent {
+            self.waiting.fetch_sub(positions.len(), Ordering::Relaxed);
+            return Err(error);
+        }
         #[cfg(feature = "sabotage")]
         if crate::sabotage::is("reply-first") {
             return Ok(Receipt { entry: StreamId { ms: 1, seq: 0 }, place: 0 });
@@ -173,7 +190,7 @@ impl Writer {
         loop {
             // A permit first: while all pipelines are under way, requests gather for the next.
             let Ok(permit) = Arc::clone(&pipelines).acquire_owned().await else { break };
-            if self.requests.recv_many(&mut waiting, PIPELINE_REQUESTS_MAX).await == 0 {
+            if self.take(&mut waiting).await == 0 {
                 break;
             }
             metrics::gauge!("gps_append_queue").set(self.requests.len() as f64);
@@ -184,6 +201,14 @@ impl Writer {
         let _ = pipelines.acquire_many(PIPELINES_MAX as u32).await;
         done.cancel();
         let _ = watch.await;
+    }
+
+    /// Waits for requests and takes those that are there; answers how many, 0 at the end.
+    async fn take(&mut self, batch: &mut Vec<Request>) -> usize {
+        let taken = self.requests.recv_many(batch, PIPELINE_REQUESTS_MAX).await;
+        let positions = batch.iter().map(|request| request.positions.len()).sum();
+        self.waiting.fetch_sub(positions, Ordering::Relaxed);
+        taken
     }
 
     fn send(&self, batch: Vec<Request>, permit: OwnedSemaphorePermit) {

@@ -7,6 +7,7 @@
 pub mod config;
 pub mod current;
 pub mod database;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod drivers;
 pub mod fix;
@@ -17,8 +18,10 @@ pub mod ingest;
 pub mod limits;
 pub mod live;
 pub mod location;
+mod metrics;
 pub mod orders;
 pub mod pipeline;
+pub mod places;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 pub mod tracking;
@@ -29,11 +32,11 @@ use anyhow::Context as _;
 use chrono::TimeDelta;
 use contracts::streams::{DELIVERY_EVENTS_STREAM, ORDERS_GROUP};
 use platform::{
-    auth::Verifier,
+    auth::{TrackingVerifier, Verifier},
     health::Health,
     outbox::Relay,
     permits::Reports,
-    postgres,
+    postgres, queue_settings,
     redis::Redis,
     run::{drain, logged},
     stream,
@@ -42,16 +45,17 @@ use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::config::Config;
+pub use crate::{config::Config, metrics::METRICS};
 use crate::{
     current::Current,
     database::Database,
     drivers::Roster,
     history::History,
     limits::Limits,
-    live::Lane,
+    live::{Lane, Restorer},
     orders::Orders,
     pipeline::{Batching, Worker},
+    places::Places,
     tracking::Hub,
 };
 
@@ -64,8 +68,6 @@ const GRACE: Duration = Duration::from_secs(14);
 const LIVE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// and so long for that before it goes on without.
 const LOAD_MAX: Duration = Duration::from_secs(5);
-/// Retention and partitions are looked after this often.
-const MAINTAIN_EVERY: Duration = Duration::from_secs(300);
 
 /// What this process does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -81,13 +83,18 @@ pub enum Role {
 
 /// Brings the database to this build's form.
 pub async fn migrate(config: &Config) -> anyhow::Result<()> {
-    open_history(&Database::new(config)?, config).await?;
+    let config = Config { migrate: true, ..config.clone() };
+    open_history(&Database::new(&config)?, &config).await?;
     Ok(())
 }
 
 /// Migrates, checks what all processes must share, and opens the history.
 async fn open_history(db: &Database, config: &Config) -> anyhow::Result<History> {
-    postgres::migrate(&MIGRATOR, &db.maintenance).await?;
+    if config.migrate {
+        postgres::migrate(&MIGRATOR, &db.maintenance).await?;
+    } else {
+        postgres::expect_migrated(&MIGRATOR, &db.maintenance).await?;
+    }
     agree(&db.maintenance, "shards", &config.shards.to_string()).await?;
     history::History::open(db.clone()).await.context("the history cannot be prepared")
 }
@@ -118,16 +125,18 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    // Before anything counts: a figure counted without a recorder is lost.
-    platform::telemetry::metrics();
+    platform::telemetry::register(METRICS);
     let health = Health::new("logistics");
     let verifier = Verifier::load(&config.auth)?;
+    let tracking = TrackingVerifier::load(&config.tracking, &config.auth, &verifier)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
     let live = Redis::open(&config.redis_live_url)?;
     let db = Database::new(&config)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("history");
     let history = tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
@@ -151,11 +160,15 @@ pub async fn run(
         health.dependency("database"),
         service.stop_work.clone(),
     ));
+    service.watch_queue(role);
     if matches!(role, Role::Worker | Role::All) {
         service.start_worker()?;
     }
     let router = match role {
-        Role::Api | Role::All => service.start_api(db.requests, verifier, &shutdown).await?,
+        Role::Api | Role::All => {
+            let tokens = (verifier, tracking);
+            service.start_api(db.requests, tokens, apps.connections_max(), &shutdown).await?
+        }
         Role::Worker => axum::Router::new(),
     };
 
@@ -186,25 +199,47 @@ struct Service {
 }
 
 impl Service {
+    /// A 202 is only worth what the queue Redis keeps.
+    fn watch_queue(&self, role: Role) {
+        let name = if role == Role::Worker { "streams" } else { "queue" };
+        let (queue, dependency) = (self.queue.clone(), self.health.dependency(name));
+        let watching = queue_settings::watch(queue, dependency, self.stop_work.clone());
+        self.tasks.spawn(logged("queue settings", watching));
+    }
+
     /// From the streams to history and to the live positions.
     fn start_worker(&self) -> anyhow::Result<()> {
         let Self { config, health, queue, live, history, tasks, stop_work } = self;
         let lane = Arc::new(Lane::new(config.shards));
+        // The lane outlives the reader, whose last positions are shown, too.
+        let read = CancellationToken::new();
         tasks.spawn({
             let (lane, redis) = (Arc::clone(&lane), live.connection()?);
-            let (dependency, stop) = (health.dependency("live"), stop_work.clone());
-            async move { lane.run(redis, dependency, stop).await }
+            let (dependency, ended) = (health.dependency("live"), read.clone());
+            async move { lane.run(redis, dependency, ended).await }
         });
+        let restorer = Restorer {
+            lane: Arc::clone(&lane),
+            history: Arc::clone(history),
+            live: live.connection()?,
+            retention: TimeDelta::from_std(config.retention)?,
+        };
+        tasks.spawn(restorer.run(stop_work.clone()));
         let worker = Worker {
             queue: queue.clone(),
             shards: config.shards,
             history: Arc::clone(history),
             lane,
+            read,
             batching: Batching { rows: config.history_rows, linger: config.history_linger },
             health: health.clone(),
         };
         tasks.spawn(logged("worker", worker.run(stop_work.clone())));
-        tasks.spawn(maintain(Arc::clone(history), config.retention, stop_work.clone()));
+        let retention =
+            history::retention::run(Arc::clone(history), config.retention, stop_work.clone());
+        tasks.spawn(retention);
+        let db = history.db().maintenance.clone();
+        tasks.spawn(dead_letters::TABLE.forget(db, config.dead_letters_kept, stop_work.clone()));
         self.start_orders()
     }
 
@@ -242,18 +277,19 @@ impl Service {
     async fn start_api(
         &self,
         db: PgPool,
-        verifier: Verifier,
+        (verifier, tracking_verifier): (Verifier, TrackingVerifier),
+        connections_max: usize,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
         let (appender, writer) = ingest::appender(
-            queue.connection()?,
+            queue.connection()?.reporting_to(health.dependency("queue")),
             config.shards,
             config.backlog_bytes_max,
             health.dependency("queue"),
         );
         tasks.spawn(writer.run());
-        let hub = Arc::new(Hub::with_limits(tracking_limits(config)));
+        let hub = Arc::new(Hub::with_limits(tracking_limits(config, connections_max)));
         tasks.spawn({
             // The HTTP server does not wait for sockets, which spread their ends over seconds.
             let (hub, shutdown) = (Arc::clone(&hub), shutdown.clone());
@@ -263,7 +299,8 @@ impl Service {
             }
         });
         let silent_after = TimeDelta::from_std(config.silent_after)?;
-        let current = Arc::new(Current::new(Arc::clone(&hub), silent_after));
+        let kept_for = TimeDelta::from_std(config.retention)?;
+        let current = Arc::new(Current::new(Arc::clone(&hub), silent_after, kept_for));
         self.load(&current).await;
         tasks.spawn({
             let (current, stop) = (Arc::clone(&current), stop_work.clone());
@@ -290,6 +327,8 @@ impl Service {
             limits,
             reports: Reports::new(history.db().reports.clone()),
             verifier,
+            tracking_verifier,
+            streams: Places::new(config.streams_per_driver, connections_max),
             origins: config.origins.clone(),
             shutdown: shutdown.clone(),
         })))
@@ -321,24 +360,10 @@ impl Service {
     }
 }
 
-/// Keeps partitions and retention in order until `stop`.
-async fn maintain(history: Arc<History>, retention: Duration, stop: CancellationToken) {
-    let mut tick = tokio::time::interval(MAINTAIN_EVERY);
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = tick.tick() => {}
-        }
-        let db = &history.db().maintenance;
-        let done = history::storage::maintain(db, history.storage(), retention).await;
-        if let Err(error) = done {
-            tracing::warn!(%error, "maintaining the history failed, trying again later");
-        }
-    }
-}
-
-fn tracking_limits(config: &Config) -> tracking::Limits {
+fn tracking_limits(config: &Config, connections_max: usize) -> tracking::Limits {
     tracking::Limits {
+        // The other half is for those who have said who they are.
+        unsubscribed: config.sockets_unsubscribed.min(connections_max / 2),
         accepts_per_second: NonZeroU32::new(config.socket_rate).unwrap_or(NonZeroU32::MIN),
         sockets_per_customer: config.sockets_per_customer,
         ..tracking::Limits::default()

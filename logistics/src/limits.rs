@@ -3,7 +3,9 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use contracts::ids::DriverId;
-use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _};
+use governor::{
+    DefaultDirectRateLimiter, DefaultKeyedRateLimiter, Quota, RateLimiter, clock::Clock as _,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
@@ -11,12 +13,28 @@ use crate::config::Config;
 /// Drivers that are back at their full allowance are forgotten this often, which bounds the memory
 /// by the drivers of a minute.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Sockets that one driver may open a second, and at once: far more than a bad connection needs, and
+/// far less than what all drivers share.
+const STREAM_RATE: u32 = 2;
+const STREAM_BURST: u32 = 20;
 
 /// Allowances by driver: single fixes and points in batches apart, so that uploading what a tunnel
 /// held back does not silence the present.
 pub struct Limits {
     fixes: DefaultKeyedRateLimiter<DriverId>,
     points: DefaultKeyedRateLimiter<DriverId>,
+    /// New sockets of each, and of all.
+    streams: DefaultKeyedRateLimiter<DriverId>,
+    all_streams: DefaultDirectRateLimiter,
+}
+
+/// Why a driver gets no socket just now, and when to come back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Early {
+    /// The driver opens them too fast.
+    Driver(Duration),
+    /// All drivers together do.
+    Process(Duration),
 }
 
 impl Limits {
@@ -29,6 +47,8 @@ impl Limits {
         Self {
             fixes: RateLimiter::keyed(quota(config.fix_rate, config.fix_burst)),
             points: RateLimiter::keyed(quota(config.batch_rate, config.batch_burst)),
+            streams: RateLimiter::keyed(quota(STREAM_RATE, STREAM_BURST)),
+            all_streams: RateLimiter::direct(quota(config.stream_rate, config.stream_rate)),
         }
     }
 
@@ -52,6 +72,16 @@ impl Limits {
         }
     }
 
+    /// Lets a driver open one more socket, or tells when to come back.
+    pub fn stream(&self, driver_id: DriverId) -> Result<(), Early> {
+        self.streams
+            .check_key(&driver_id)
+            .map_err(|until| Early::Driver(until.wait_time_from(self.streams.clock().now())))?;
+        self.all_streams
+            .check()
+            .map_err(|until| Early::Process(until.wait_time_from(self.all_streams.clock().now())))
+    }
+
     /// Forgets idle drivers until `shutdown`.
     pub async fn forget_idle(&self, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(FORGET_EVERY);
@@ -62,8 +92,10 @@ impl Limits {
             }
             self.fixes.retain_recent();
             self.points.retain_recent();
+            self.streams.retain_recent();
             self.fixes.shrink_to_fit();
             self.points.shrink_to_fit();
+            self.streams.shrink_to_fit();
         }
     }
 }

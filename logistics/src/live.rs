@@ -7,21 +7,21 @@
 //! **Promise.** Best effort in time, complete in the end: a failure is counted, keeps what was
 //! not sent, and never holds history up. Redis keeps the greater `(recorded_at, seq, event id)`,
 //! so that sending again or late does no harm. When Redis has lost its data, which its new epoch
-//! shows, everything in `sent` is sent again; a worker starts with the newest positions of the
-//! history in there, which also covers what a worker that died had acknowledged but not sent.
-//! A failover within a cluster keeps the epoch and may lose the last moments: there everything in
+//! shows, everything in `sent` is sent again, and [`restore`] looks up in the history what this
+//! worker has never sent. A failover within a cluster keeps the epoch and may lose the last moments: there everything in
 //! `sent` of a shard goes out again after each failure of it, of which a failover has at least one
 //! for every worker, as frames go out every second.
 
+mod restore;
+
 use std::{mem, time::Duration};
 
-use chrono::Utc;
 use contracts::{
     ids::DriverId,
-    position::{POSITION_LEN, Position},
-    streams::{epoch_key, frame_key, live_channel, positions_key, shard_of},
+    position::POSITION_LEN,
+    received::{LAG_LEN, Received},
+    streams::{epoch_key, frame_key, heard_key, live_channel, positions_key, shard_of},
 };
-use futures_util::TryStreamExt as _;
 use parking_lot::Mutex;
 use platform::{health::Dependency, redis::Connection};
 use redis::{Cmd, RedisResult, Script, Value};
@@ -29,7 +29,7 @@ use rustc_hash::FxHashMap;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::{fix::LATE_MAX, history::History};
+pub use self::restore::Restorer;
 
 /// A frame without positions goes out this often, so that a reader notices within that time that
 /// it has missed the last one.
@@ -43,33 +43,43 @@ const RETRY: Duration = Duration::from_millis(250);
 pub struct Lane {
     shards: Mutex<Vec<Shard>>,
     offered: Notify,
+    /// The history may hold what was never sent.
+    lost: Notify,
 }
 
 #[derive(Default)]
 struct Shard {
-    pending: FxHashMap<DriverId, Position>,
-    sent: FxHashMap<DriverId, Position>,
+    pending: FxHashMap<DriverId, Received>,
+    sent: FxHashMap<DriverId, Received>,
     epoch: Option<[u8; 8]>,
 }
 
 impl Shard {
     /// Newer than what was sent and what waits: only then is it worth a place.
-    fn offer(&mut self, position: Position) {
-        let newer = |other: Option<&Position>| {
-            other.is_none_or(|other| position.order_key() > other.order_key())
+    fn offer(&mut self, received: Received) {
+        let position = &received.position;
+        let newer = |other: Option<&Received>| {
+            other.is_none_or(|other| position.order_key() > other.position.order_key())
         };
         if newer(self.sent.get(&position.driver_id)) && newer(self.pending.get(&position.driver_id))
         {
-            self.pending.insert(position.driver_id, position);
+            self.pending.insert(position.driver_id, received);
+        }
+    }
+
+    /// Forgets what was recorded before.
+    fn forget(&mut self, since_us: i64) {
+        for known in [&mut self.pending, &mut self.sent] {
+            known.retain(|_, received| received.position.recorded_at_us >= since_us);
         }
     }
 
     /// Puts back what could not be sent, unless something newer waits by now; with `all` also
     /// what was sent before.
-    fn put_back(&mut self, positions: Vec<Position>, all: bool) {
-        for position in positions {
-            self.sent.remove(&position.driver_id);
-            self.offer(position);
+    fn put_back(&mut self, positions: Vec<Received>, all: bool) {
+        for received in positions {
+            self.sent.remove(&received.position.driver_id);
+            self.offer(received);
         }
         if all {
             self.send_again();
@@ -83,9 +93,9 @@ impl Shard {
     }
 
     /// Takes what waits; it counts as sent from here, so that nothing older is offered meanwhile.
-    fn take(&mut self) -> Vec<Position> {
-        let positions: Vec<Position> = mem::take(&mut self.pending).into_values().collect();
-        self.sent.extend(positions.iter().map(|position| (position.driver_id, *position)));
+    fn take(&mut self) -> Vec<Received> {
+        let positions: Vec<Received> = mem::take(&mut self.pending).into_values().collect();
+        self.sent.extend(positions.iter().map(|received| (received.position.driver_id, *received)));
         positions
     }
 
@@ -106,41 +116,54 @@ impl Lane {
     /// An empty lane.
     pub fn new(shards: u16) -> Self {
         let shards = (0..shards).map(|_| Shard::default()).collect();
-        Self { shards: Mutex::new(shards), offered: Notify::new() }
+        Self { shards: Mutex::new(shards), offered: Notify::new(), lost: Notify::new() }
     }
 
     /// Offers positions; returns at once.
-    pub fn offer(&self, positions: impl IntoIterator<Item = Position>) {
+    pub fn offer(&self, positions: impl IntoIterator<Item = Received>) {
         {
             let mut shards = self.shards.lock();
             let count = shards.len() as u16;
-            for position in positions {
-                shards[usize::from(shard_of(position.driver_id, count))].offer(position);
+            for received in positions {
+                let shard = shard_of(received.position.driver_id, count);
+                shards[usize::from(shard)].offer(received);
             }
         }
         self.offered.notify_one();
     }
 
-    /// Offers the newest position of every driver that the history knows to be recent.
-    pub async fn offer_history(&self, history: &History) -> Result<(), sqlx::Error> {
-        let since = Utc::now() - LATE_MAX;
-        history
-            .newest(since)
-            .try_ready_chunks(1_000)
-            .map_err(|error| error.1)
-            .try_for_each(|positions| {
-                self.offer(positions);
-                std::future::ready(Ok(()))
-            })
-            .await
+    /// Has [`Restorer`] look for what the history holds and nobody has sent.
+    pub fn suspect_loss(&self) {
+        self.lost.notify_one();
     }
 
-    /// Sends until `shutdown`, and then once more.
+    /// Those of whom this worker has neither sent a position nor is about to.
+    fn unknown(&self, drivers: &[DriverId]) -> Vec<DriverId> {
+        let shards = self.shards.lock();
+        let count = shards.len() as u16;
+        let is_unknown = |driver_id: &DriverId| {
+            let shard = &shards[usize::from(shard_of(*driver_id, count))];
+            !shard.sent.contains_key(driver_id) && !shard.pending.contains_key(driver_id)
+        };
+        drivers.iter().copied().filter(is_unknown).collect()
+    }
+
+    /// How many shards there are.
+    fn count(&self) -> u16 {
+        self.shards.lock().len() as u16
+    }
+
+    /// Forgets positions that were recorded before.
+    fn forget(&self, since_us: i64) {
+        self.shards.lock().iter_mut().for_each(|shard| shard.forget(since_us));
+    }
+
+    /// Sends until `ended`, after which nothing is offered, and then once more.
     pub async fn run(
         &self,
         mut redis: Connection,
         dependency: Dependency,
-        shutdown: CancellationToken,
+        ended: CancellationToken,
     ) {
         let text = include_str!("live.lua");
         #[cfg(feature = "sabotage")]
@@ -151,7 +174,7 @@ impl Lane {
         loop {
             let beat = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = ended.cancelled() => break,
                 () = self.offered.notified() => false,
                 _ = heartbeat.tick() => true,
             };
@@ -162,7 +185,7 @@ impl Lane {
                     metrics::counter!("gps_live_errors_total").increment(1);
                     tracing::warn!(%error, "current positions could not be sent");
                     tokio::select! {
-                        () = shutdown.cancelled() => break,
+                        () = ended.cancelled() => break,
                         () = tokio::time::sleep(RETRY) => self.offered.notify_one(),
                     }
                 }
@@ -180,7 +203,7 @@ impl Lane {
         script: &LiveScript<'_>,
         beat: bool,
     ) -> RedisResult<()> {
-        let taken: Vec<Vec<Position>> = self.shards.lock().iter_mut().map(Shard::take).collect();
+        let taken: Vec<Vec<Received>> = self.shards.lock().iter_mut().map(Shard::take).collect();
         let mut calls = Vec::new();
         for (shard, positions) in taken.iter().enumerate() {
             // A beat makes an empty call, which is a frame without positions.
@@ -230,6 +253,7 @@ impl Lane {
         if lost {
             tracing::warn!("the live Redis has lost its data, sending all current positions again");
             self.offered.notify_one();
+            self.suspect_loss();
         }
     }
 }
@@ -245,7 +269,7 @@ struct LiveScript<'a> {
 
 impl LiveScript<'_> {
     /// Calls it for shards; what each call answered.
-    async fn call(&self, redis: &mut Connection, calls: &[(usize, &[Position])]) -> Vec<Answer> {
+    async fn call(&self, redis: &mut Connection, calls: &[(usize, &[Received])]) -> Vec<Answer> {
         let by_hash = |at: &usize| self.command("EVALSHA", self.script.get_hash(), calls[*at]);
         let all: Vec<usize> = (0..calls.len()).collect();
         let mut answers = send(redis, all.iter().map(by_hash)).await;
@@ -263,16 +287,19 @@ impl LiveScript<'_> {
         answers
     }
 
-    fn command(&self, name: &str, script: &str, (shard, positions): (usize, &[Position])) -> Cmd {
+    fn command(&self, name: &str, script: &str, (shard, positions): (usize, &[Received])) -> Cmd {
         let shard = shard as u16;
         let mut bytes = Vec::with_capacity(positions.len() * POSITION_LEN);
-        for position in positions {
-            bytes.extend_from_slice(&position.encode());
+        let mut lags = Vec::with_capacity(positions.len() * LAG_LEN);
+        for received in positions {
+            bytes.extend_from_slice(&received.position.encode());
+            lags.extend_from_slice(&received.lag_ms().to_be_bytes());
         }
         let mut command = redis::cmd(name);
-        command.arg(script).arg(3).arg(positions_key(shard)).arg(epoch_key(shard));
-        command.arg(frame_key(shard)).arg(live_channel(shard));
-        command.arg(uuid::Uuid::new_v4().as_u64_pair().0.to_be_bytes().as_slice()).arg(bytes);
+        command.arg(script).arg(4).arg(positions_key(shard)).arg(epoch_key(shard));
+        command.arg(frame_key(shard)).arg(heard_key(shard)).arg(live_channel(shard));
+        let epoch = uuid::Uuid::new_v4().as_u64_pair().0.to_be_bytes();
+        command.arg(epoch.as_slice()).arg(bytes).arg(lags);
         command
     }
 }

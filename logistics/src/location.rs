@@ -1,9 +1,10 @@
 //! A stored position as clients see it, in the units of the API.
 
-use chrono::SecondsFormat;
+use chrono::{DateTime, SecondsFormat};
 use contracts::{
     ids::{DriverId, OrderId},
     position::Position,
+    received::Received,
 };
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -61,5 +62,28 @@ impl OrderLocation {
     /// The whole position.
     pub fn of(position: &Position) -> Self {
         Self { location: Location::of(position), order_id: position.order_id }
+    }
+}
+
+/// [`OrderLocation`] with when it was received.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct CurrentLocation {
+    /// Where.
+    #[serde(flatten)]
+    pub location: OrderLocation,
+    /// When it came, by our clock: RFC 3339, UTC, milliseconds. What `timestamp` differs from it is
+    /// how wrong the device's clock is, or how late the fix came.
+    #[schema(format = DateTime)]
+    pub received_at: String,
+}
+
+impl CurrentLocation {
+    /// The whole position.
+    pub fn of(received: &Received) -> Self {
+        let at = DateTime::from_timestamp_millis(received.received_at_ms).unwrap_or_default();
+        Self {
+            location: OrderLocation::of(&received.position),
+            received_at: at.to_rfc3339_opts(SecondsFormat::Millis, true),
+        }
     }
 }

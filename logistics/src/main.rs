@@ -1,11 +1,11 @@
-//! `logistics api | worker | all | migrate`
+//! `logistics api | worker | all | migrate | health`
 
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, ValueEnum};
 use logistics::{Config, Role};
-use platform::{run::shutdown_on_signal, telemetry};
+use platform::{probe, run::shutdown_on_signal, settings, telemetry};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -36,11 +36,13 @@ enum Command {
     All,
     /// Bring the database to this build's form and end
     Migrate,
+    /// Ask the process that listens on that address whether it is ready, and end
+    Health,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { command, listen, log, config } = Arguments::parse();
+    let Arguments { command, listen, log, config } = settings::parse();
     let _telemetry = telemetry::init(&log);
     match run(command, &listen, config).await {
         Ok(()) => ExitCode::SUCCESS,
@@ -56,6 +58,7 @@ async fn run(command: Command, listen: &str, config: Config) -> anyhow::Result<(
         Command::Api => Role::Api,
         Command::Worker => Role::Worker,
         Command::All => Role::All,
+        Command::Health => return probe::is_ready(listen),
         Command::Migrate => return logistics::migrate(&config).await,
     };
     let shutdown = shutdown_on_signal();

@@ -16,13 +16,14 @@ use contracts::{
     streams::{DELIVERIES_GROUP, ORDER_EVENTS_STREAM},
 };
 use platform::{
+    dead_letters::{self, Letter},
     postgres::{is_unavailable, within},
     stream::{Apply, Entry, Later, Options},
 };
 use sqlx::PgPool;
 use tokio::sync::Notify;
 
-use crate::{deliveries::store::batch, history::DeadLetter};
+use crate::deliveries::store::batch;
 
 /// How long a read waits, and with it how late a stop is noticed.
 const BLOCK: Duration = Duration::from_millis(250);
@@ -57,7 +58,7 @@ impl Apply for Orders {
     async fn apply(&self, entries: &[Entry]) -> Result<(), Later> {
         let (mut events, mut dead) = (Vec::with_capacity(entries.len()), Vec::new());
         for entry in entries {
-            match read(entry) {
+            match read(entry.payload.as_deref()) {
                 Ok(event) => events.push((entry, event)),
                 Err(reason) => dead.push(letter(entry, reason)),
             }
@@ -85,7 +86,7 @@ impl Orders {
     async fn apply_each(
         &self,
         events: Vec<(&Entry, OrderEvent)>,
-        dead: &mut Vec<DeadLetter>,
+        dead: &mut Vec<Letter>,
     ) -> Result<(), sqlx::Error> {
         let mut by_order: BTreeMap<OrderId, Vec<(&Entry, OrderEvent)>> = BTreeMap::new();
         for (entry, event) in events {
@@ -106,8 +107,25 @@ impl Orders {
     }
 }
 
-fn read(entry: &Entry) -> Result<OrderEvent, String> {
-    let payload = entry.payload.as_deref().ok_or("the entry has no event")?;
+/// Applies the event of a dead letter once more; the reason why it never will be, when it is
+/// refused.
+pub async fn redrive(
+    db: &PgPool,
+    payload: Option<&[u8]>,
+) -> Result<Result<(), String>, sqlx::Error> {
+    let event = match read(payload) {
+        Ok(event) => event,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    match batch::apply(db, &[event], &[]).await {
+        Ok(_) => Ok(Ok(())),
+        Err(error) if is_unavailable(&error) => Err(error),
+        Err(error) => Ok(Err(error.to_string())),
+    }
+}
+
+fn read(payload: Option<&[u8]>) -> Result<OrderEvent, String> {
+    let payload = payload.ok_or("the entry has no event")?;
     let event: OrderEvent = serde_json::from_slice(payload).map_err(|error| error.to_string())?;
     if event.v != EVENT_VERSION {
         return Err(format!("version {} of events is not known here", event.v));
@@ -115,13 +133,15 @@ fn read(entry: &Entry) -> Result<OrderEvent, String> {
     Ok(batch::kept(event))
 }
 
-fn letter(entry: &Entry, reason: String) -> DeadLetter {
-    DeadLetter {
+fn letter(entry: &Entry, reason: String) -> Letter {
+    Letter {
         stream: ORDER_EVENTS_STREAM.to_owned(),
         entry_id: entry.id.to_string(),
         payload: entry.payload.clone(),
         reason,
         deliveries: entry.deliveries,
+        driver_id: None,
+        order_id: entry.payload.as_deref().and_then(dead_letters::order_of),
     }
 }
 

@@ -10,32 +10,34 @@
 //! where it is: the queue between reading and writing is bounded. What has no room there is parked,
 //! delivered and not acknowledged, after the live lane has had it: customers go on seeing their
 //! drivers while the history is away, and the parked entries are read again when there is room.
+//!
+//! **Dead letters** are what cannot be read, and rows that PostgreSQL refuses when they are tried
+//! alone. How often an entry was delivered says nothing about it: workers that are ended in turn
+//! during one outage deliver good entries any number of times.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+mod writer;
+
+use std::{sync::Arc, time::Duration};
 
 use contracts::{
-    position::{POSITION_LEN, begin_entry, read_entry},
+    position::{POSITION_LEN, Position, begin_entry, read_entry},
     streams::{HISTORY_GROUP, POSITION_FIELD, gps_stream},
 };
 use platform::{
+    dead_letters::Letter,
     health::{Dependency, Health, Heartbeat},
-    postgres::within,
     redis::{Connection, Redis},
-    stream::{self, Acker, Consumer, Entry, Options},
+    stream::{self, Consumer, Entry, Options},
 };
-use rustc_hash::FxHashMap;
 use tokio::{
     sync::mpsc::{self, error::TrySendError},
-    task::JoinHandle,
-    time::{Instant, timeout_at},
+    time::Instant,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::writer::Writer;
 use crate::{
-    history::{DeadLetter, History, Row, WriteError, Written},
+    history::{History, Row},
     live::Lane,
 };
 
@@ -61,11 +63,6 @@ const READS_WAITING_MAX: usize = 8;
 const CLAIM_EVERY: Duration = Duration::from_secs(2);
 /// A consumer silent for this long is gone; one that works renews three times as often.
 const CLAIM_IDLE: Duration = Duration::from_secs(10);
-/// Reading the newest position of each driver takes seconds when there are many.
-const ANNOUNCE_MAX: Duration = Duration::from_secs(60);
-/// Delivered more often than this, an entry is a dead letter: each delivery before has ended a
-/// worker or was never finished.
-const DELIVERIES_MAX: u32 = 5;
 /// The streams are trimmed this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
 /// Pause after a failure, doubled up to the second value.
@@ -88,8 +85,10 @@ pub struct Worker {
     pub shards: u16,
     /// Where rows go.
     pub history: Arc<History>,
-    /// Where current positions go.
+    /// Where current positions go,
     pub lane: Arc<Lane>,
+    /// and what is cancelled once all of them have gone there.
+    pub read: CancellationToken,
     /// How batches are cut.
     pub batching: Batching,
     /// Reported on `/readyz`.
@@ -99,6 +98,7 @@ pub struct Worker {
 impl Worker {
     /// Works until `shutdown`, then finishes what was read.
     pub async fn run(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let all_offered = self.read.drop_guard();
         let streams: Vec<String> = (0..self.shards).map(gps_stream).collect();
         #[cfg(feature = "sabotage")]
         crate::sabotage::group_at_end(&self.queue, &streams).await;
@@ -127,7 +127,6 @@ impl Worker {
             consumer,
             streams: streams.clone(),
             lane: Arc::clone(&self.lane),
-            history: Arc::clone(&self.history),
             batches,
             parked_turn: false,
             parked_count: READ_COUNT,
@@ -136,11 +135,13 @@ impl Worker {
             heartbeat: self.health.heartbeat("stream reader"),
         };
         let control = self.queue.connection()?;
-        let (_, (), ()) = tokio::join!(
-            reader.run(shutdown.clone()),
-            writer.run(received),
-            trim(control, streams, shutdown),
-        );
+        let stop = shutdown.clone();
+        let reading = async move {
+            reader.run(stop).await;
+            drop(all_offered);
+        };
+        let ((), (), ()) =
+            tokio::join!(reading, writer.run(received), trim(control, streams, shutdown),);
         Ok(())
     }
 }
@@ -149,17 +150,19 @@ impl Worker {
 struct Batch {
     entries: Vec<Entry>,
     rows: Vec<Row>,
-    dead: Vec<DeadLetter>,
+    dead: Vec<Letter>,
 }
 
 /// Makes rows of everything in an entry that is a position, and dead letters of the rest.
-fn decode(entry: &Entry, streams: &[String], rows: &mut Vec<Row>, dead: &mut Vec<DeadLetter>) {
-    let whole = |reason: String| DeadLetter {
-        stream: streams[entry.stream].clone(),
+fn decode(entry: &Entry, streams: &[String], rows: &mut Vec<Row>, dead: &mut Vec<Letter>) {
+    let stream = &streams[entry.stream];
+    let whole = |reason: String| Letter {
+        stream: stream.clone(),
         entry_id: entry.id.to_string(),
         payload: entry.payload.clone(),
         reason,
         deliveries: entry.deliveries,
+        ..Letter::default()
     };
     let Some(payload) = &entry.payload else {
         return dead.push(whole("the entry has no payload".to_owned()));
@@ -168,27 +171,34 @@ fn decode(entry: &Entry, streams: &[String], rows: &mut Vec<Row>, dead: &mut Vec
         Ok(positions) => positions,
         Err(error) => return dead.push(whole(error.to_string())),
     };
-    let given_up = entry.deliveries > DELIVERIES_MAX;
     for (place, position) in positions.enumerate() {
-        let part = |reason: String| DeadLetter {
-            entry_id: format!("{}.{place}", entry.id),
-            payload: Some(part_of(payload, place)),
-            ..whole(reason)
-        };
         match position {
-            Ok(_) if given_up => dead
-                .push(part(format!("delivered {} times without being stored", entry.deliveries))),
             Ok(position) => rows.push(Row { position, received_at_ms: entry.id.ms }),
-            Err(error) => dead.push(part(error.to_string())),
+            Err(error) => dead.push(part_letter(entry, stream, payload, place, error.to_string())),
         }
     }
 }
 
-/// The position at `place` of a payload that was read, as an entry of its own.
-fn part_of(payload: &[u8], place: usize) -> Vec<u8> {
+/// A dead letter of the position at `place` of a payload that was read, as an entry of its own.
+fn part_letter(
+    entry: &Entry,
+    stream: &str,
+    payload: &[u8],
+    place: usize,
+    reason: String,
+) -> Letter {
     let mut part = begin_entry(1);
     part.extend(payload.iter().skip(1 + place * POSITION_LEN).take(POSITION_LEN));
-    part
+    let position = Position::decode_entry(&part).ok();
+    Letter {
+        stream: stream.to_owned(),
+        entry_id: format!("{}.{place}", entry.id),
+        payload: Some(part),
+        reason,
+        deliveries: entry.deliveries,
+        driver_id: position.map(|position| position.driver_id.get()),
+        order_id: position.and_then(|position| position.order_id).map(|id| id.0),
+    }
 }
 
 /// Reads, decodes, offers to the live lane and hands on.
@@ -196,13 +206,12 @@ struct Reader {
     consumer: Consumer,
     streams: Vec<String>,
     lane: Arc<Lane>,
-    history: Arc<History>,
     batches: mpsc::Sender<Batch>,
     /// Parked entries and new ones are read in turns.
     parked_turn: bool,
     /// Entries of one stream in the next read of parked ones.
     parked_count: usize,
-    /// Something was claimed since the history was last announced.
+    /// Something was claimed since the lane last heard of it.
     claimed: bool,
     dependency: Dependency,
     heartbeat: Heartbeat,
@@ -212,27 +221,16 @@ impl Reader {
     async fn run(mut self, shutdown: CancellationToken) {
         let mut delay = RETRY.0;
         let mut claim_at = Instant::now();
-        // What an earlier worker has stored but not announced shows here.
-        let mut announce_history = true;
-        // Beside the reads, which must not wait for PostgreSQL.
-        let mut announcing: Option<JoinHandle<bool>> = None;
-        let mut announce_at = Instant::now();
         while !shutdown.is_cancelled() {
             self.heartbeat.beat();
-            if let Some(done) = announcing.take_if(|announcing| announcing.is_finished()) {
-                announce_history |= !done.await.unwrap_or(false);
-                announce_at = Instant::now() + RETRY.1;
-            }
-            if announce_history && announcing.is_none() && Instant::now() >= announce_at {
-                announce_history = false;
-                announcing =
-                    Some(tokio::spawn(announce(Arc::clone(&self.lane), Arc::clone(&self.history))));
-            }
             match self.step(&mut claim_at).await {
                 Ok((entries, claimed)) => {
                     self.dependency.up();
                     delay = RETRY.0;
-                    announce_history |= claimed;
+                    if claimed {
+                        // What that consumer has acknowledged it may not have sent.
+                        self.lane.suspect_loss();
+                    }
                     if !entries.is_empty() && !self.hand_on(entries, &shutdown).await {
                         return;
                     }
@@ -264,7 +262,7 @@ impl Reader {
             if !more {
                 *claim_at = Instant::now() + CLAIM_EVERY;
             }
-            // Once for all pages: announcing looks at every driver.
+            // Once for all pages: it makes every driver be looked at.
             let last = !more && std::mem::take(&mut self.claimed);
             if last || !entries.is_empty() {
                 return Ok((entries, last));
@@ -287,7 +285,7 @@ impl Reader {
         for entry in &entries {
             decode(entry, &self.streams, &mut rows, &mut dead);
         }
-        self.lane.offer(rows.iter().map(|row| row.position));
+        self.lane.offer(rows.iter().map(Row::received));
         let pause = if self.parked_turn {
             // What was parked gathers no more.
             self.parked_count = parked_count(entries.len(), rows.len(), self.streams.len());
@@ -312,179 +310,10 @@ impl Reader {
     }
 }
 
-/// Offers what the history knows; `false` when that has to be done again.
-async fn announce(lane: Arc<Lane>, history: Arc<History>) -> bool {
-    let announced = within(ANNOUNCE_MAX, lane.offer_history(&history)).await;
-    if let Err(error) = &announced {
-        tracing::debug!(%error, "positions of the history could not be offered");
-    }
-    announced.is_ok()
-}
-
 /// How many entries of each stream to read next, when so many entries held so many positions.
 fn parked_count(entries: usize, positions: usize, streams: usize) -> usize {
     let per_entry = positions.div_ceil(entries.max(1)).max(1);
     (PARKED_POSITIONS / per_entry / streams.max(1)).clamp(READ_COUNT, PARKED_COUNT_MAX)
-}
-
-/// Gathers batches, writes them, acknowledges them.
-struct Writer {
-    history: Arc<History>,
-    acker: Acker,
-    streams: Vec<String>,
-    batching: Batching,
-    dependency: Dependency,
-    heartbeat: Heartbeat,
-    shutdown: CancellationToken,
-}
-
-impl Writer {
-    /// Ends when the reader is gone and everything it handed on is written.
-    async fn run(mut self, mut batches: mpsc::Receiver<Batch>) {
-        let mut entries = Vec::new();
-        let mut rows = Vec::new();
-        let mut dead = Vec::new();
-        loop {
-            self.heartbeat.beat();
-            let first = tokio::time::timeout(Duration::from_secs(1), batches.recv()).await;
-            let mut next = match first {
-                Err(_) => {
-                    self.acknowledge(&[]).await;
-                    continue;
-                }
-                Ok(None) => return,
-                Ok(batch) => batch,
-            };
-            let until = Instant::now() + self.batching.linger;
-            while let Some(batch) = next {
-                entries.extend(batch.entries);
-                rows.extend(batch.rows);
-                dead.extend(batch.dead);
-                if rows.len() >= self.batching.rows {
-                    break;
-                }
-                next = timeout_at(until, batches.recv()).await.unwrap_or(None);
-            }
-            #[cfg(feature = "sabotage")]
-            crate::sabotage::ack_first(&mut self.acker, &entries).await;
-            if !self.write(&entries, &mut rows, &mut dead).await {
-                return;
-            }
-            self.acknowledge(&entries).await;
-            entries.clear();
-            rows.clear();
-            dead.clear();
-        }
-    }
-
-    /// Writes a batch however long it takes; `false` when the process is to stop before that, and
-    /// the entries stay pending for another worker.
-    async fn write(
-        &self,
-        entries: &[Entry],
-        rows: &mut Vec<Row>,
-        dead: &mut Vec<DeadLetter>,
-    ) -> bool {
-        let mut delay = RETRY.0;
-        loop {
-            self.heartbeat.beat();
-            let writing = self.history.write(rows, dead);
-            match self.heartbeat.waiting_for(&self.dependency, writing).await {
-                Ok(written) => {
-                    record(rows, written, dead.len());
-                    return true;
-                }
-                Err(WriteError::Refused(error)) if rows.is_empty() => {
-                    // Nothing is left to take out: the tables are not what this build expects.
-                    self.failed(&error, &mut delay).await;
-                }
-                Err(WriteError::Refused(error)) => {
-                    tracing::warn!(%error, rows = rows.len(), "a batch was refused, row by row now");
-                    self.dead_letter_refused(entries, rows, dead).await;
-                }
-                Err(WriteError::Unavailable(error)) => self.failed(&error, &mut delay).await,
-            }
-            if self.shutdown.is_cancelled() {
-                return false;
-            }
-        }
-    }
-
-    async fn failed(&self, error: &sqlx::Error, delay: &mut Duration) {
-        self.dependency.down(error);
-        metrics::counter!("gps_history_errors_total").increment(1);
-        tracing::warn!(%error, "history could not be written, trying again");
-        tokio::select! {
-            () = self.shutdown.cancelled() => {}
-            () = tokio::time::sleep(*delay) => {}
-        }
-        *delay = (*delay * 2).min(RETRY.1);
-    }
-
-    /// Tries each row by itself and turns those that are refused into dead letters, so that one
-    /// bad entry sinks nothing but itself. Rows that work are written here already; writing them
-    /// again with the rest is no second row.
-    async fn dead_letter_refused(
-        &self,
-        entries: &[Entry],
-        rows: &mut Vec<Row>,
-        dead: &mut Vec<DeadLetter>,
-    ) {
-        let mut refused = Vec::new();
-        for row in rows.iter() {
-            let mut row = vec![*row];
-            let writing = self.history.write(&mut row, &[]);
-            match self.heartbeat.waiting_for(&self.dependency, writing).await {
-                Ok(_) => {}
-                Err(WriteError::Refused(error)) => refused.push((row[0], error.to_string())),
-                // The batch is tried again, with those that are left.
-                Err(WriteError::Unavailable(_)) => break,
-            }
-        }
-        rows.retain(|row| !refused.iter().any(|(bad, _)| bad == row));
-        for entry in entries {
-            let payload = entry.payload.as_deref().unwrap_or_default();
-            let Ok(positions) = read_entry(payload) else { continue };
-            for (place, position) in positions.enumerate() {
-                let is_bad = |(bad, _): &&(Row, String)| Ok(bad.position) == position;
-                let Some((_, reason)) = refused.iter().find(is_bad) else { continue };
-                dead.push(DeadLetter {
-                    stream: self.streams[entry.stream].clone(),
-                    entry_id: format!("{}.{place}", entry.id),
-                    payload: Some(part_of(payload, place)),
-                    reason: reason.clone(),
-                    deliveries: entry.deliveries,
-                });
-            }
-        }
-    }
-
-    async fn acknowledge(&mut self, entries: &[Entry]) {
-        #[cfg(feature = "sabotage")]
-        let entries = crate::sabotage::acknowledged(entries);
-        if let Err(error) = self.acker.ack(entries).await {
-            // They are stored, and stay due; delivered again, they would be duplicates.
-            metrics::counter!("gps_ack_errors_total").increment(1);
-            tracing::warn!(%error, entries = entries.len(), "acknowledging failed");
-        }
-    }
-}
-
-fn record(rows: &[Row], written: Written, dead: usize) {
-    metrics::counter!("gps_stored_total").increment(written.stored);
-    metrics::counter!("gps_duplicates_total").increment(written.duplicates);
-    metrics::counter!("gps_dead_letters_total").increment(dead as u64);
-    metrics::histogram!("gps_history_batch_size").record(rows.len() as f64);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    let lag = metrics::histogram!("gps_history_lag_seconds");
-    // The rows are sorted by driver by now: counted by millisecond, of which there are few.
-    let mut by_ms: FxHashMap<u64, usize> = FxHashMap::default();
-    for row in rows {
-        *by_ms.entry(row.received_at_ms).or_default() += 1;
-    }
-    for (ms, count) in by_ms {
-        lag.record_many((now - ms as f64 / 1_000.0).max(0.0), count);
-    }
 }
 
 /// Trims every stream until `shutdown`, and tells what is left.

@@ -26,6 +26,9 @@ pub struct Config {
     /// Reads of PostgreSQL at a time; the other connections are left to operators' writes
     #[arg(long, env = "MENU_DATABASE_READS", default_value_t = 16)]
     pub database_reads: u32,
+    /// Bring the database to this build's form at start; false: end when it is not in that form
+    #[arg(long, env = "MENU_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
 
     /// What all keys in the shared cache begin with; the same on all nodes of one system
     #[arg(long, env = "MENU_CACHE_PREFIX", default_value = "menu")]

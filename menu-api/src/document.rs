@@ -135,19 +135,23 @@ impl Encoding {
     /// takes several takes what is smallest and cheapest to read.
     pub fn accepted(headers: &HeaderMap) -> Self {
         let mut best = Self::Identity;
+        let (mut names_gzip, mut takes_any) = (false, false);
         for value in headers.get_all(ACCEPT_ENCODING) {
             let Ok(value) = value.to_str() else { continue };
             for part in value.split(',') {
                 let (name, weight) = part.split_once(';').unwrap_or((part, ""));
+                let name = name.trim();
+                let is_gzip = name.eq_ignore_ascii_case("gzip");
+                names_gzip |= is_gzip;
                 if refused(weight) {
                     continue;
                 }
-                let name = name.trim();
+                takes_any |= name == "*";
                 let offered = if name.eq_ignore_ascii_case("zstd") {
                     Self::Zstd
                 } else if name.eq_ignore_ascii_case("br") {
                     Self::Brotli
-                } else if name.eq_ignore_ascii_case("gzip") || name == "*" {
+                } else if is_gzip {
                     Self::Gzip
                 } else {
                     continue;
@@ -157,7 +161,8 @@ impl Encoding {
                 }
             }
         }
-        best
+        // `*` is any that is not named, and gzip the one that every client means by it.
+        if takes_any && !names_gzip && best == Self::Identity { Self::Gzip } else { best }
     }
 
     /// Its `content-encoding`.
@@ -173,9 +178,10 @@ impl Encoding {
 
 /// `q=0`, however it is spelt.
 fn refused(weight: &str) -> bool {
+    let weight = weight.trim();
     weight
-        .trim()
         .strip_prefix("q=")
+        .or_else(|| weight.strip_prefix("Q="))
         .is_some_and(|q| q.trim().parse::<f32>().is_ok_and(|q| q <= 0.0))
 }
 

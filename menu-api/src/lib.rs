@@ -15,6 +15,7 @@ pub mod import;
 pub mod invalid;
 pub mod memory;
 pub mod menu;
+pub mod metrics;
 pub mod publish;
 pub mod ratings;
 pub mod read;
@@ -75,6 +76,15 @@ pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
     migrated
 }
 
+/// Migrates, or makes sure that somebody has.
+async fn prepare(config: &Config) -> anyhow::Result<()> {
+    if config.migrate {
+        return migrate(&config.database_url).await;
+    }
+    let db = postgres::pool(&config.database_url, "menu-api migration", 1, Limits::MAINTENANCE)?;
+    postgres::expect_migrated(&MIGRATOR, &db).await
+}
+
 /// Serves on `listener` until `shutdown`, then finishes what was begun.
 ///
 /// # Errors
@@ -86,7 +96,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    platform::telemetry::metrics();
+    platform::telemetry::register(&metrics::all());
     let health = Health::new("menu-api");
     let verifier = Verifier::load(&config.auth)?;
     let redis = platform::redis::client(&config.redis_cache_url)?;
@@ -95,11 +105,13 @@ pub async fn run(
     let db = postgres::pool(&config.database_url, "menu-api", connections, limits)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || prepare(&config)) => migrated?,
     }
 
     let tasks = TaskTracker::new();
@@ -114,7 +126,7 @@ pub async fn run(
         Arc::clone(&memory),
         Arc::clone(&stats),
         &tasks,
-    )?;
+    );
     let (sweeper, announced) = Sweeper::new(db.clone(), announcer.clone());
     let sweeper = Arc::new(sweeper);
     let node_name = node.name().to_owned();
@@ -137,7 +149,7 @@ pub async fn run(
         config.cache_timeout,
         config.node_lease,
         Arc::clone(&stats),
-    )?;
+    );
     let reader = Reader::new(read::Parts {
         memory: Arc::clone(&memory),
         shared,
@@ -184,7 +196,7 @@ pub async fn run(
         announcer,
         db,
         node: node_name,
-        peers: http::Peers::new(platform::redis::manager(&redis)?, names),
+        peers: http::Peers::new(platform::redis::connection(&redis), names),
         memory: Arc::clone(&memory),
         stats,
         verifier,

@@ -1,4 +1,4 @@
-//! `menu-api serve | import FILE | generate | migrate`
+//! `menu-api serve | import FILE | generate | migrate | health`
 
 use std::process::ExitCode;
 
@@ -7,8 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use menu_api::{Config, generate::GenerateArgs, import::ImportArgs};
 use platform::{
     postgres::{self, Limits},
+    probe,
     run::shutdown_on_signal,
-    telemetry,
+    settings, telemetry,
 };
 use secrecy::SecretString;
 use tokio::net::TcpListener;
@@ -41,13 +42,21 @@ enum Command {
     Generate(GenerateArgs),
     /// Bring the database to this build's form and end
     Migrate(Database),
+    /// Ask the process that listens on that address whether it is ready, and end
+    Health(Listen),
+}
+
+#[derive(Args)]
+struct Listen {
+    /// Address to listen on
+    #[arg(long, env = "MENU_LISTEN", default_value = "127.0.0.1:8001")]
+    listen: String,
 }
 
 #[derive(Args)]
 struct Serve {
-    /// Address to listen on
-    #[arg(long, env = "MENU_LISTEN", default_value = "127.0.0.1:8001")]
-    listen: String,
+    #[command(flatten)]
+    address: Listen,
     #[command(flatten)]
     config: Config,
 }
@@ -67,7 +76,7 @@ impl Database {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { command, log } = Arguments::parse();
+    let Arguments { command, log } = settings::parse();
     let _telemetry = telemetry::init(&log);
     match run(command).await {
         Ok(code) => code,
@@ -81,7 +90,7 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(serve) => {
-            let Serve { listen, config } = *serve;
+            let Serve { address: Listen { listen }, config } = *serve;
             let shutdown = shutdown_on_signal();
             let listener = TcpListener::bind(&listen)
                 .await
@@ -96,6 +105,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(if report.failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
         Command::Generate(generate) => menu_api::generate::generate(&generate)?,
+        Command::Health(Listen { listen }) => probe::is_ready(&listen)?,
         Command::Migrate(database) => menu_api::migrate(&database.database_url).await?,
     }
     Ok(ExitCode::SUCCESS)

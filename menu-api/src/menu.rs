@@ -65,14 +65,15 @@ pub enum Diet {
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// `Size`; unique within the item.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     pub name: String,
     /// At least so many choices; 0 when absent.
     #[serde(default)]
+    #[schema(maximum = 50)]
     pub min: u16,
     /// At most so many; 1 when absent.
     #[serde(default = "one")]
-    #[schema(minimum = 1)]
+    #[schema(minimum = 1, maximum = 65_535)]
     pub max: u16,
     /// What there is to choose from.
     #[schema(min_items = 1, max_items = 50)]
@@ -88,11 +89,11 @@ const fn one() -> u16 {
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// Unique within its options.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     pub name: String,
     /// What it adds to the price, minor units; 0 when absent.
     #[serde(default)]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     pub price: i64,
 }
 
@@ -111,14 +112,14 @@ pub struct NewMenu {
 pub struct NewCategory {
     /// The category that this is from now on; a new one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub category_id: Option<CategoryId>,
     /// 1 to 200 characters.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
-    #[schema(max_length = 2_000)]
+    #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
     pub description: String,
     /// In the order in which they are shown.
     #[serde(default)]
@@ -131,20 +132,21 @@ pub struct NewCategory {
 pub struct NewItem {
     /// The item that this is from now on; a new one when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub item_id: Option<ItemId>,
     /// 1 to 200 characters.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
-    #[schema(max_length = 2_000)]
+    #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
     pub description: String,
     /// Minor units of the restaurant's currency.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     pub price: i64,
     /// `https://` address of a picture.
     #[serde(default)]
+    #[schema(value_type = Option<crate::restaurant::Picture>, inline)]
     pub photo: Option<String>,
     /// What the customer may choose.
     #[serde(default)]
@@ -289,12 +291,11 @@ fn twice<T: PartialEq>(values: &[T]) -> bool {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Menu {
     /// Whose.
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     /// Grows with every change; an order can name the version that it saw.
     pub version: i64,
     /// Of every price.
-    #[schema(value_type = String)]
     pub currency: Currency,
     /// In the order in which they are shown.
     pub categories: Vec<Category>,
@@ -304,7 +305,7 @@ pub struct Menu {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct Category {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub category_id: CategoryId,
     pub name: String,
     pub description: String,
@@ -316,11 +317,10 @@ pub struct Category {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct Item {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: ItemId,
     pub name: String,
     pub description: String,
-    #[schema(value_type = Object)]
     pub price: Money,
     pub photo: Option<String>,
     /// Prices of choices are minor units of the menu's currency, and come on top.

@@ -113,20 +113,41 @@ impl Status {
     }
 }
 
+/// A picture's address, see [`url`].
+#[derive(ToSchema)]
+#[schema(
+    value_type = String,
+    max_length = 500,
+    pattern = r"^https://[!#-.0-;=?-\[\]_a-z~][!#-;=?-\[\]_a-z~]*$"
+)]
+#[allow(dead_code, reason = "describes such texts in the document")]
+pub(crate) struct Picture(String);
+
+/// A line of text that is not blank, see [`line`].
+#[derive(ToSchema)]
+#[schema(
+    value_type = String,
+    min_length = 1,
+    max_length = 200,
+    pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+)]
+#[allow(dead_code, reason = "describes such texts in the document")]
+pub(crate) struct OneLine(String);
+
 /// A restaurant as an operator or an import describes it; all of it at once.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
     /// Its name in the system that it comes from, unique; an import finds it again by this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(max_length = 200)]
+    #[schema(value_type = Option<OneLine>, inline)]
     pub external_id: Option<String>,
     /// 1 to 200 characters.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = OneLine, inline)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
-    #[schema(max_length = 2_000)]
+    #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
     pub description: String,
     /// One to nine; the first is the one that it is known for.
     #[schema(min_items = 1, max_items = 9)]
@@ -136,17 +157,17 @@ pub struct Profile {
     #[schema(minimum = 1, maximum = 4)]
     pub price_level: u8,
     /// Street and number.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = OneLine, inline)]
     pub address: String,
     /// Town.
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = OneLine, inline)]
     pub city: String,
     /// Postal code, empty where there is none.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(max_length = 200, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub postal_code: String,
     /// ISO 3166-1 code of two letters; decides which days are public holidays.
-    #[schema(example = "US", min_length = 2, max_length = 2)]
+    #[schema(example = "US", min_length = 2, max_length = 2, pattern = "^[A-Za-z]{2}$")]
     pub country: String,
     /// Degrees, WGS 84.
     #[schema(minimum = -90, maximum = 90)]
@@ -162,22 +183,22 @@ pub struct Profile {
     pub opening_hours: String,
     /// As it is to be dialled.
     #[serde(default)]
-    #[schema(max_length = 200)]
+    #[schema(value_type = Option<OneLine>, inline)]
     pub phone: Option<String>,
     /// `https://` addresses of pictures.
     #[serde(default)]
-    #[schema(max_items = 20)]
+    #[schema(value_type = Vec<Picture>, max_items = 20)]
     pub photos: Vec<String>,
     /// ISO 4217 code of all of its prices.
-    #[schema(value_type = String, example = "USD")]
+    #[schema(example = "USD")]
     pub currency: Currency,
     /// What a delivery costs, minor units; 0 when absent.
     #[serde(default)]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     pub delivery_fee: i64,
     /// The least that is delivered, minor units; 0 when absent.
     #[serde(default)]
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     pub minimum_order: i64,
     /// Sales tax on items in hundredths of a percent: 863 is 8.63 %; 0 when absent.
     #[serde(default)]
@@ -283,7 +304,7 @@ pub(crate) fn amount(field: &'static str, value: i64) -> Result<(), Invalid> {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct Restaurant {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     /// Grows with every change of this document.
     pub version: i64,
@@ -303,9 +324,7 @@ pub struct Restaurant {
     pub opening_hours: String,
     pub phone: Option<String>,
     pub photos: Vec<String>,
-    #[schema(value_type = Object)]
     pub delivery_fee: Money,
-    #[schema(value_type = Object)]
     pub minimum_order: Money,
     pub tax_basis_points: u16,
     /// Mean of the ratings, 1 to 5; null before the first.
@@ -319,7 +338,7 @@ pub struct Restaurant {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct StatusNow {
     /// Whose.
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     /// Grows with every change that the operator makes.
     pub version: i64,
@@ -337,7 +356,7 @@ pub struct StatusNow {
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct Summary {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     pub name: String,
     pub cuisine_type: Cuisine,
@@ -347,9 +366,7 @@ pub struct Summary {
     pub latitude: f64,
     pub longitude: f64,
     pub photo: Option<String>,
-    #[schema(value_type = Object)]
     pub delivery_fee: Money,
-    #[schema(value_type = Object)]
     pub minimum_order: Money,
     pub rating: Option<f32>,
     pub rating_count: i64,

@@ -7,7 +7,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use redis::aio::ConnectionManager;
+use platform::redis::Connection;
 
 /// Whether this process breaks the promise of that name.
 pub(crate) fn is(name: &str) -> bool {
@@ -28,7 +28,7 @@ pub(crate) fn floor(floor: i64) -> i64 {
 /// `set-after-del`: stores what was read, whatever happened meanwhile. `no-lease`: stores it unless
 /// something newer is there, which after an invalidation nothing is.
 pub(crate) async fn fill(
-    redis: &mut ConnectionManager,
+    redis: &mut Connection,
     key: &str,
     value: &[u8],
     ttl_ms: u64,

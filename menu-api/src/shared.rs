@@ -10,8 +10,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use platform::breaker::{Breaker, Settings, State};
-use redis::{Client, Script, Value, aio::ConnectionManager};
+use platform::{
+    breaker::{Breaker, Settings, State},
+    redis::Connection,
+};
+use redis::{Client, Script, Value};
 use tokio::time::timeout;
 
 use crate::{
@@ -34,7 +37,7 @@ const ZSTD: u8 = 2;
 /// A handle; clones share the connection.
 #[derive(Clone)]
 pub struct Shared {
-    redis: ConnectionManager,
+    redis: Connection,
     breaker: Arc<Breaker>,
     names: Names,
     timeout: Duration,
@@ -71,7 +74,7 @@ impl Shared {
         timeout: Duration,
         node_lease: Duration,
         stats: Arc<Stats>,
-    ) -> anyhow::Result<Self> {
+    ) -> Self {
         let settings = Settings {
             window: Duration::from_secs(2),
             failures_min: 5,
@@ -79,8 +82,8 @@ impl Shared {
             open_for: Duration::from_millis(500),
             open_max: Duration::from_secs(2),
         };
-        Ok(Self {
-            redis: platform::redis::manager(client)?,
+        Self {
+            redis: platform::redis::connection(client),
             breaker: Arc::new(Breaker::new(settings, rand::random(), Instant::now())),
             names,
             timeout,
@@ -88,7 +91,7 @@ impl Shared {
             get: Arc::new(scripts::get()),
             fill: Arc::new(scripts::fill()),
             stats,
-        })
+        }
     }
 
     /// Looks up.

@@ -2,24 +2,28 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use platform::telemetry::Metric;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::memory::Memory;
 
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident $metric:literal,)*) => {
+    ($(#[doc = $help:literal] $name:ident $metric:literal,)*) => {
+        /// The counters of a node; each exists from the start.
+        pub const METRICS: &[Metric] = &[$(Metric::counter($metric, $help.trim_ascii()),)*];
+
         /// Counters since the process started.
         #[derive(Default)]
         pub struct Stats {
-            $($(#[$doc])* pub $name: Count,)*
+            $(#[doc = $help] pub $name: Count,)*
         }
 
         /// Counters of one node, and what it keeps.
         #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
         #[serde(default)]
         pub struct NodeStats {
-            $($(#[$doc])* pub $name: u64,)*
+            $(#[doc = $help] pub $name: u64,)*
             /// Bytes that its memory holds.
             pub bytes: u64,
             /// Documents that its memory holds.
@@ -55,7 +59,7 @@ counts! {
     misses "menu_misses_total",
     /// Stored in the shared cache.
     fills "menu_fills_total",
-    /// Not stored in the shared cache, as it was old by then or somebody else was first.
+    /// Not stored in the shared cache, as it was old by then or another was first.
     refused_fills "menu_refused_fills_total",
     /// Not taken into memory, as something newer was announced meanwhile.
     refused_by_memory "menu_refused_by_memory_total",

@@ -27,6 +27,10 @@ pub struct Config {
     #[arg(long, env = "ORDER_DATABASE_REPORTS", default_value_t = 4)]
     pub database_reports: u32,
 
+    /// Bring the database to this build's form at start; false: end when it is not in that form
+    #[arg(long, env = "ORDER_MIGRATE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub migrate: bool,
+
     /// How long a copy of a cart is kept in Redis
     #[arg(long, env = "ORDER_CART_COPY_TTL", default_value = "10m", value_parser = parse_duration)]
     pub cart_copy_ttl: Duration,
@@ -75,9 +79,14 @@ pub struct Config {
     #[arg(long, env = "PAYMENT_RECONCILE_EVERY", default_value = "60s", value_parser = parse_duration)]
     pub payment_reconcile_every: Duration,
 
-    /// PEM file of the Ed25519 key that signs tracking tokens; without it there are none
-    #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
-    pub signing_key_file: Option<PathBuf>,
+    /// Dead letters older than this are deleted, redriven or not; dead payments are not
+    #[arg(long, env = "ORDER_DEAD_LETTERS_KEPT", default_value = "2160h", value_parser = parse_duration)]
+    pub dead_letters_kept: Duration,
+
+    /// PEM file of the Ed25519 key that signs tracking tokens, which must not be a key of access
+    /// tokens; without it there are none
+    #[arg(long, env = "AUTH_TRACKING_SIGNING_KEY_FILE")]
+    pub tracking_signing_key_file: Option<PathBuf>,
     /// Where tracking sockets are opened, with {order_id} for the order
     #[arg(
         long,

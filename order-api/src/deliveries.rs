@@ -10,11 +10,11 @@ use platform::{
     postgres,
     stream::{Apply, Entry, Later, Options},
 };
-use sqlx::PgPool;
+use sqlx::{PgConnection, PgPool};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::{advance::Held, order::Command, payment::dead};
+use crate::{advance::Held, dead_letters, order::Command};
 
 /// Who moves an order, in its history.
 const ACTOR: &str = "service:logistics";
@@ -54,6 +54,32 @@ fn command(event: &DeliveryEvent) -> Option<Command> {
 }
 
 impl Deliveries {
+    /// Applies the event of a dead letter once more; the reason why it never will be, when it is
+    /// refused.
+    ///
+    /// # Errors
+    /// PostgreSQL is away.
+    pub async fn redrive(&self, payload: &[u8]) -> Result<Result<(), String>, sqlx::Error> {
+        let event: DeliveryEvent = match serde_json::from_slice(payload) {
+            Ok(event) => event,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        let events: Vec<_> = command(&event).map(|command| (event, command)).into_iter().collect();
+        let applied = async {
+            let mut tx = self.db.begin().await?;
+            advance(&mut tx, &events).await?;
+            tx.commit().await
+        };
+        match applied.await {
+            Ok(()) => {
+                self.wake.notify_one();
+                Ok(Ok(()))
+            }
+            Err(error) if postgres::is_unavailable(&error) => Err(error),
+            Err(error) => Ok(Err(error.to_string())),
+        }
+    }
+
     async fn try_apply(&self, entries: &[Entry]) -> Result<(), sqlx::Error> {
         let mut events = Vec::with_capacity(entries.len());
         let mut tx = self.db.begin().await?;
@@ -62,29 +88,37 @@ impl Deliveries {
             match serde_json::from_slice::<DeliveryEvent>(payload) {
                 Ok(event) => events.extend(command(&event).map(|command| (event, command))),
                 Err(error) => {
-                    let (id, reason) = (entry.id.to_string(), error.to_string());
-                    let payload = entry.payload.as_deref();
-                    dead::letter(&mut *tx, DELIVERY_EVENTS_STREAM, &id, payload, &reason).await?;
+                    let reason = error.to_string();
+                    dead_letters::bury(&mut tx, DELIVERY_EVENTS_STREAM, entry, &reason).await?;
                 }
             }
         }
-        let orders: Vec<Uuid> = events.iter().map(|(event, _)| event.order_id.0).collect();
-        let mut held = Held::take(&mut tx, &orders).await?;
-        for (event, command) in &events {
-            if held.get(event.order_id).is_none() {
-                // A delivery that was made without an order: by hand, in logistics.
-                continue;
-            }
-            if let Err(error) = held.apply(event.order_id, command, ACTOR) {
-                metrics::counter!("delivery_events_refused_total").increment(1);
-                tracing::info!(order_id = %event.order_id, %error, "a delivery's news came too late");
-            }
-        }
-        held.write(&mut tx).await?;
+        advance(&mut tx, &events).await?;
         tx.commit().await?;
         self.wake.notify_one();
         Ok(())
     }
+}
+
+/// Moves orders by what happened to their deliveries.
+async fn advance(
+    tx: &mut PgConnection,
+    events: &[(DeliveryEvent, Command)],
+) -> Result<(), sqlx::Error> {
+    let orders: Vec<Uuid> = events.iter().map(|(event, _)| event.order_id.0).collect();
+    let mut held = Held::take(tx, &orders).await?;
+    for (event, command) in events {
+        if held.get(event.order_id).is_none() {
+            // A delivery that was made without an order: by hand, in logistics.
+            continue;
+        }
+        if let Err(error) = held.apply(event.order_id, command, ACTOR) {
+            metrics::counter!("delivery_events_refused_total").increment(1);
+            tracing::info!(order_id = %event.order_id, %error, "a delivery's news came too late");
+        }
+    }
+    held.write(tx).await?;
+    Ok(())
 }
 
 impl Apply for Deliveries {
@@ -102,11 +136,12 @@ impl Apply for Deliveries {
                 Ok(()) => {}
                 Err(error) if postgres::is_unavailable(&error) => return Err(error.into()),
                 Err(error) => {
-                    let (id, reason) = (entry.id.to_string(), error.to_string());
-                    let payload = entry.payload.as_deref();
-                    let buried =
-                        dead::letter(&self.db, DELIVERY_EVENTS_STREAM, &id, payload, &reason);
-                    postgres::within(APPLY_MAX, buried).await?;
+                    let reason = error.to_string();
+                    let burying = async {
+                        let mut db = self.db.acquire().await?;
+                        dead_letters::bury(&mut db, DELIVERY_EVENTS_STREAM, entry, &reason).await
+                    };
+                    postgres::within(APPLY_MAX, burying).await?;
                 }
             }
         }

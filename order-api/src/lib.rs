@@ -8,10 +8,12 @@ pub mod act;
 pub mod advance;
 pub mod cart;
 pub mod config;
+pub mod dead_letters;
 pub mod deliveries;
 pub mod http;
 pub mod idempotency;
 pub mod menus;
+mod metrics;
 pub mod order;
 pub mod payment;
 pub mod place;
@@ -35,6 +37,7 @@ use platform::{
     outbox::Relay,
     permits::Reports,
     postgres::{self, Limits},
+    queue_settings,
     redis::Redis,
     run::{drain, logged},
     stream,
@@ -44,13 +47,13 @@ use sqlx::PgPool;
 use tokio::{net::TcpListener, sync::Notify};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::config::Config;
 use crate::{
     cart::store::Carts,
     menus::Menus,
     payment::{gateway::Gateway, reconcile, worker},
     place::Placer,
 };
+pub use crate::{config::Config, metrics::METRICS};
 
 /// The schema.
 pub static MIGRATOR: sqlx::migrate::Migrator = sqlx::migrate!();
@@ -89,6 +92,15 @@ pub async fn migrate(database_url: &SecretString) -> anyhow::Result<()> {
     migrated
 }
 
+/// Migrates, or makes sure that somebody has.
+async fn prepare(config: &Config) -> anyhow::Result<()> {
+    if config.migrate {
+        return migrate(&config.database_url).await;
+    }
+    let db = postgres::pool(&config.database_url, "order-api migration", 1, Limits::MAINTENANCE)?;
+    postgres::expect_migrated(&MIGRATOR, &db).await
+}
+
 /// Runs until `shutdown`, then finishes what was begun.
 ///
 /// # Errors
@@ -101,7 +113,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    platform::telemetry::metrics();
+    platform::telemetry::register(METRICS);
     let health = Health::new("order-api");
     let verifier = Verifier::load(&config.auth)?;
     let queue = Redis::open(&config.redis_queue_url)?.confirmed_by(config.queue);
@@ -110,11 +122,13 @@ pub async fn run(
     let db = postgres::pool(&config.database_url, "order-api", connections, limits)?;
 
     let address = listener.local_addr()?;
-    let (apps, serving) = platform::serve::start(listener, &health, &config.http, &shutdown);
+    let stores = config.database_connections as usize;
+    let (apps, serving) =
+        platform::serve::start(listener, &health, &config.http, stores, &shutdown)?;
     let dependency = health.dependency("database");
     tokio::select! {
         () = shutdown.cancelled() => return Ok(()),
-        migrated = postgres::open_with_patience(&dependency, || migrate(&config.database_url)) => migrated?,
+        migrated = postgres::open_with_patience(&dependency, || prepare(&config)) => migrated?,
     }
 
     let service = Service {
@@ -188,7 +202,12 @@ impl Service {
             .spawn(logged("trim", stream::keep_trimmed(queue.clone(), streams, stop_work.clone())));
         let maintenance =
             postgres::pool(&config.database_url, "order-api maintenance", 1, Limits::MAINTENANCE)?;
-        tasks.spawn(forget(maintenance, stop_work.clone()));
+        tasks.spawn(forget(maintenance.clone(), stop_work.clone()));
+        let kept = config.dead_letters_kept;
+        tasks.spawn(dead_letters::TABLE.forget(maintenance, kept, stop_work.clone()));
+        let watching =
+            queue_settings::watch(queue.clone(), health.dependency("queue"), stop_work.clone());
+        tasks.spawn(logged("queue settings", watching));
         Ok(())
     }
 
@@ -244,12 +263,17 @@ impl Service {
             config.menus_kept,
         )?;
         let signer = config
-            .signing_key_file
+            .tracking_signing_key_file
             .as_ref()
             .map(|file| Signer::load(file, &config.auth.issuer, &config.auth.audience))
             .transpose()?;
+        anyhow::ensure!(
+            !signer.as_ref().is_some_and(|signer| verifier.trusts(signer)),
+            "the key that signs tracking tokens is one of access tokens: whoever took it from here \
+             could be anybody"
+        );
         let cache = platform::redis::client(&config.redis_cache_url)?;
-        let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone())?;
+        let carts = Carts::new(db.clone(), &cache, config.cart_copy_ttl, tasks.clone());
         let placer = Placer::start(db.clone(), config.payment_sweep_after, Arc::clone(wake), tasks);
         let connections = config.database_reports;
         let reports = Reports::new(postgres::pool(

@@ -40,7 +40,6 @@ pub struct Line {
     /// The price of one, choices included, that the customer saw: when it is another by now, the
     /// order is refused with both.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
     pub price_seen: Option<Money>,
 }
 
@@ -58,7 +57,7 @@ pub struct Choice {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct PricedLine {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: ItemId,
     pub name: String,
     pub quantity: u32,
@@ -92,13 +91,11 @@ pub struct PriceChange {
     /// Which line, from 0.
     pub line: usize,
     /// Its item.
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: ItemId,
     /// What the customer saw.
-    #[schema(value_type = Object)]
     pub seen: Money,
     /// What it is.
-    #[schema(value_type = Object)]
     pub now: Money,
 }
 

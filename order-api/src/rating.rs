@@ -23,8 +23,8 @@ use crate::{
     order::{Command, Illegal},
 };
 
-/// Of a comment.
-pub const COMMENT_MAX_BYTES: usize = 2_000;
+/// Of a comment, in characters.
+pub const COMMENT_MAX: usize = 2_000;
 /// More differences are not told: somebody must look anyway.
 const DIFFERENCES_MAX: i64 = 1_000;
 

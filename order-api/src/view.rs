@@ -1,5 +1,7 @@
 //! An order as clients see it.
 
+use std::fmt;
+
 use chrono::{DateTime, Utc};
 use contracts::{
     events::OrderEventData,
@@ -7,7 +9,10 @@ use contracts::{
     money::{Currency, Money},
     order::{OrderStatus, PaymentStatus},
 };
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{self, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -25,41 +30,33 @@ pub struct OrderView {
     pub order_id: OrderId,
     /// The other orders of one checkout have the same.
     pub group_id: Option<Uuid>,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub customer_id: CustomerId,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     pub restaurant_name: String,
-    #[schema(value_type = String)]
     pub status: OrderStatus,
-    #[schema(value_type = String)]
     pub payment_status: PaymentStatus,
     /// The `seq` of the last event; a change can be made on condition of it.
     pub version: i64,
     pub items: Vec<LineView>,
-    #[schema(value_type = Object)]
     pub subtotal: Money,
-    #[schema(value_type = Object)]
     pub tax: Money,
-    #[schema(value_type = Object)]
     pub delivery_fee: Money,
-    #[schema(value_type = Object)]
     pub tip: Money,
-    #[schema(value_type = Object)]
     pub total: Money,
     /// What was given back.
-    #[schema(value_type = Object)]
     pub refunded: Money,
     /// Of the menu that the prices are from.
     pub menu_version: i64,
-    #[schema(value_type = Object)]
+    #[schema(value_type = Address)]
     pub delivery_address: Box<RawValue>,
     pub payment_method: String,
     /// Why it was rejected, cancelled or not paid.
     pub reason: Option<String>,
     /// When the kitchen says that it is ready.
     pub ready_at: Option<DateTime<Utc>>,
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub driver_id: Option<DriverId>,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
@@ -81,16 +78,14 @@ pub struct OrderDetail {
 #[derive(Debug, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct LineView {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: ItemId,
     pub name: String,
     pub quantity: u32,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub choices: Vec<Choice>,
     /// Of one, choices included.
-    #[schema(value_type = Object)]
     pub unit_price: Money,
-    #[schema(value_type = Object)]
     pub line_total: Money,
 }
 
@@ -99,15 +94,26 @@ pub struct LineView {
 #[allow(missing_docs)]
 pub struct AttemptView {
     pub payment_id: Uuid,
-    /// `charge` or `refund`.
+    #[schema(value_type = crate::payment::Kind)]
     pub kind: String,
     /// Which call of this payment, from 1.
     pub attempt: i32,
-    /// `sent` while it runs, then `succeeded`, `declined` or `unknown`.
+    #[schema(value_type = AttemptOutcome)]
     pub outcome: String,
     pub detail: Option<String>,
     pub started_at: DateTime<Utc>,
     pub ended_at: Option<DateTime<Utc>>,
+}
+
+/// How a call of the gateway ended; `sent` while it runs.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum AttemptOutcome {
+    Sent,
+    Succeeded,
+    Declined,
+    Unknown,
 }
 
 /// Something that has happened to an order.
@@ -115,26 +121,60 @@ pub struct AttemptView {
 #[allow(missing_docs)]
 pub struct EventView {
     pub seq: i64,
-    /// `order.confirmed`
     #[serde(rename = "type")]
+    #[schema(value_type = contracts::events::OrderEventType)]
     pub kind: String,
-    #[schema(value_type = String)]
     pub status: OrderStatus,
-    #[schema(value_type = String)]
     pub payment_status: PaymentStatus,
-    #[schema(value_type = Object)]
     pub data: OrderEventData,
     pub at: DateTime<Utc>,
 }
 
 /// Where the food is to be brought.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum Address {
     /// All in one line.
+    #[schema(value_type = AddressLine)]
     Line(String),
     /// In parts.
     Parts(AddressParts),
+}
+
+/// An address in one line.
+#[derive(ToSchema)]
+#[schema(
+    value_type = String,
+    min_length = 1,
+    max_length = 500,
+    pattern = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"
+)]
+#[allow(dead_code, reason = "describes the text in the document")]
+struct AddressLine(String);
+/// Untagged as it is written, but read by what it is: serde's own would try one form after the other
+/// and could not say which field is wrong.
+impl<'de> Deserialize<'de> for Address {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Form;
+
+        impl<'de> Visitor<'de> for Form {
+            type Value = Address;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a line of text or an object")
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> Result<Address, E> {
+                Ok(Address::Line(line.to_owned()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, parts: A) -> Result<Address, A::Error> {
+                AddressParts::deserialize(MapAccessDeserializer::new(parts)).map(Address::Parts)
+            }
+        }
+
+        deserializer.deserialize_any(Form)
+    }
 }
 
 /// An address in parts.
@@ -142,23 +182,30 @@ pub enum Address {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AddressParts {
+    #[schema(value_type = AddressLine, inline)]
     pub street: String,
+    #[schema(value_type = AddressLine, inline)]
     pub city: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AddressLine>, inline)]
     pub postal_code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AddressLine>, inline)]
     pub country: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -90, maximum = 90)]
     pub latitude: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = -180, maximum = 180)]
     pub longitude: Option<f64>,
     /// For the courier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<AddressLine>, inline)]
     pub instructions: Option<String>,
 }
 
-/// Of each part of an address, in bytes.
-const PART_MAX_BYTES: usize = 500;
+/// Of each part of an address, in characters.
+const PART_MAX: usize = 500;
 
 impl Address {
     /// What is wrong with it: a field and what is expected.
@@ -166,10 +213,10 @@ impl Address {
     /// # Errors
     /// The first field that is wrong.
     pub fn check(&self) -> Result<(), (&'static str, &'static str)> {
-        const WRONG: &str = "must be 1 to 500 bytes without control characters";
+        const WRONG: &str = "must be 1 to 500 characters, none of them a control character";
         let is_text = |text: &str| {
             !text.trim().is_empty()
-                && text.len() <= PART_MAX_BYTES
+                && text.chars().count() <= PART_MAX
                 && !text.chars().any(|c| c.is_control() && c != '\n')
         };
         let parts = match self {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod effect;
 pub mod http;
 pub mod ledger;
+mod metrics;
 pub mod mode;
 pub mod params;
 pub mod refusal;
@@ -26,7 +27,7 @@ use platform::{health::Health, run::drain};
 use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use crate::config::Config;
+pub use crate::{config::Config, metrics::METRICS};
 use crate::{ledger::Ledger, settings::Behaviour, traffic::Traffic};
 
 /// How long effects that were begun may take to be written at the end.
@@ -42,7 +43,7 @@ pub async fn run(
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
     config.validate()?;
-    platform::telemetry::metrics();
+    platform::telemetry::register(METRICS);
     let health = Health::new("payment-sim");
     let address = listener.local_addr()?;
     let seed = config.seed.unwrap_or_else(rand::random);

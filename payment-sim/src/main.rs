@@ -1,11 +1,11 @@
-//! `payment-sim serve | audit LEDGER`
+//! `payment-sim serve | audit LEDGER | health`
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand};
 use payment_sim::{Config, ledger};
-use platform::{run::shutdown_on_signal, telemetry};
+use platform::{probe, run::shutdown_on_signal, settings, telemetry};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -30,20 +30,28 @@ enum Command {
         /// File of a simulator, which may be running
         ledger: PathBuf,
     },
+    /// Ask the process that listens on that address whether it is ready, and end
+    Health(Listen),
+}
+
+#[derive(Args)]
+struct Listen {
+    /// Address to listen on
+    #[arg(long, env = "PAYMENT_SIM_LISTEN", default_value = "127.0.0.1:8010")]
+    listen: String,
 }
 
 #[derive(Args)]
 struct Serve {
-    /// Address to listen on
-    #[arg(long, env = "PAYMENT_SIM_LISTEN", default_value = "127.0.0.1:8010")]
-    listen: String,
+    #[command(flatten)]
+    address: Listen,
     #[command(flatten)]
     config: Config,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { command, log } = Arguments::parse();
+    let Arguments { command, log } = settings::parse();
     let _telemetry = telemetry::init(&log);
     match run(command).await {
         Ok(code) => code,
@@ -58,13 +66,14 @@ async fn main() -> ExitCode {
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(serve) => {
-            let Serve { listen, config } = *serve;
+            let Serve { address: Listen { listen }, config } = *serve;
             let shutdown = shutdown_on_signal();
             let listener = TcpListener::bind(&listen)
                 .await
                 .with_context(|| format!("cannot listen on {listen}"))?;
             payment_sim::run(config, listener, shutdown).await?;
         }
+        Command::Health(Listen { listen }) => probe::is_ready(&listen)?,
         Command::Audit { ledger: path } => {
             let contents = ledger::read(&path)?;
             let summary = contents.state.summary();

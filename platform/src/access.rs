@@ -80,7 +80,9 @@ impl AccessTable {
         })
     }
 
-    fn who(&self, method: &Method, route: &str) -> Option<Who> {
+    /// Who may call a route; `None` when it has no row.
+    #[must_use]
+    pub fn who(&self, method: &Method, route: &str) -> Option<Who> {
         let methods = self.routes.get(route)?;
         // axum answers HEAD with the handler of GET.
         let method = if method == Method::HEAD { &Method::GET } else { method };

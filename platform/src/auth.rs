@@ -4,31 +4,33 @@
 //!   two public keys we were started with, so that a key can be rotated without a gap.
 //! - `typ` tells an access token (`at+jwt`) from a tracking grant (`track+jwt`): neither passes for
 //!   the other. A header that carries anything besides `alg`, `typ` and `kid` is refused.
+//! - Each kind has keys of its own ([`Verifier`], [`TrackingVerifier`]): who holds the key that
+//!   signs tracking tokens cannot make access tokens.
 //! - `iss`, `aud` and `exp` are required; clocks may differ by [`LEEWAY_S`].
 //! - A verified access token is remembered in full (never by a hash alone), because a signature
 //!   check costs some 50 µs and a driver sends the same token with every fix. Its expiry is
 //!   checked again at each use. Refused tokens are not remembered.
 
 mod cache;
+mod keys;
 mod signer;
+mod tracking;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context as _;
-use aws_lc_rs::digest;
 use axum::extract::FromRequestParts;
 use http::request::Parts;
-use jsonwebtoken::{Algorithm, DecodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-use uuid::Uuid;
 
 use crate::problem::Problem;
 use cache::TokenCache;
+use keys::Keys;
 pub use signer::Signer;
+pub use tracking::{TrackingArgs, TrackingGrant, TrackingVerifier};
 
 /// How far the issuer's clock may be from ours.
 pub const LEEWAY_S: i64 = 5;
@@ -38,9 +40,6 @@ pub const ACCESS_TYP: &str = "at+jwt";
 
 /// `typ` of a token that only opens the tracking of one order.
 pub const TRACKING_TYP: &str = "track+jwt";
-
-/// Longer tokens are refused before any work is done on them.
-const TOKEN_MAX_BYTES: usize = 4096;
 
 /// Tokens that the cache keeps at most.
 const CACHED_TOKENS_MAX: usize = 100_000;
@@ -57,14 +56,16 @@ pub enum Role {
     Operator,
     /// May do everything.
     Admin,
-    /// Another service, or a fleet's gateway.
+    /// Another service, such as one that gives orders to drivers.
     Service,
+    /// A fleet's gateway: sends positions of its drivers, and nothing else.
+    Fleet,
 }
 
 impl Role {
     /// Every role.
     pub const ALL: &'static [Self] =
-        &[Self::Customer, Self::Driver, Self::Operator, Self::Admin, Self::Service];
+        &[Self::Customer, Self::Driver, Self::Operator, Self::Admin, Self::Service, Self::Fleet];
 
     /// The name in a token.
     #[must_use]
@@ -75,6 +76,7 @@ impl Role {
             Self::Operator => "operator",
             Self::Admin => "admin",
             Self::Service => "service",
+            Self::Fleet => "fleet",
         }
     }
 }
@@ -95,7 +97,7 @@ impl std::str::FromStr for Role {
 
 /// A role that does not exist.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
-#[error("a role is one of customer, driver, operator, admin, service")]
+#[error("a role is one of customer, driver, operator, admin, service, fleet")]
 pub struct UnknownRole;
 
 /// A caller whose access token is valid.
@@ -135,17 +137,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Auth {
     }
 }
 
-/// What a tracking token allows: to follow one order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TrackingGrant {
-    /// That order.
-    pub order_id: Uuid,
-    /// Whose order it is.
-    pub customer_id: i64,
-    /// Until when it may be used to subscribe, Unix seconds.
-    pub expires_at: i64,
-}
-
 /// Why a token was refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
@@ -183,11 +174,15 @@ pub enum AuthError {
 
 impl From<AuthError> for Problem {
     fn from(error: AuthError) -> Self {
-        // Enough to fix an honest mistake; which check a forgery failed is nobody's business.
+        // Enough to fix an honest mistake. Nothing of it helps a forger: keys are public, and what
+        // a token says of itself its holder can read.
         Problem::unauthorized(match error {
             AuthError::Missing => "Send `Authorization: Bearer <token>`.",
             AuthError::Expired => "The token has expired.",
             AuthError::NotYetValid => "The token is not valid yet.",
+            AuthError::UnknownKey => "The token is signed by an unknown key.",
+            AuthError::WrongAudience => "The token has another issuer or audience.",
+            AuthError::WrongType => "The token is not an access token.",
             _ => "The token is not valid.",
         })
     }
@@ -202,7 +197,8 @@ pub struct AuthArgs {
     /// Audience that a token must name in `aud`
     #[arg(long = "auth-audience", env = "AUTH_AUDIENCE", default_value = "swift-eats")]
     pub audience: String,
-    /// Ed25519 public keys (PEM files, separated by commas): one, or two while keys are rotated
+    /// Ed25519 public keys of access tokens (PEM files, separated by commas): one, or two while
+    /// keys are rotated
     #[arg(
         long = "auth-verify-key-files",
         env = "AUTH_VERIFY_KEY_FILES",
@@ -212,18 +208,17 @@ pub struct AuthArgs {
     pub verify_key_files: Vec<PathBuf>,
 }
 
-/// Checks tokens. Cheap to clone: every clone shares keys and cache.
+/// Checks access tokens. Cheap to clone: every clone shares keys and cache.
 #[derive(Clone)]
 pub struct Verifier(Arc<Inner>);
 
 struct Inner {
-    keys: Vec<(String, DecodingKey)>,
-    validation: Validation,
+    keys: Keys,
     cache: TokenCache,
 }
 
-/// Claims that both kinds of token share. Unknown claims are ignored, as RFC 7519 wants; a claim
-/// that is there twice is refused by the derived code.
+/// The claims. Unknown ones are ignored, as RFC 7519 wants; a claim that is there twice is refused
+/// by the derived code.
 #[derive(Serialize, Deserialize)]
 struct AccessClaims {
     iss: String,
@@ -238,33 +233,13 @@ struct AccessClaims {
     iat: i64,
 }
 
-#[derive(Serialize, Deserialize)]
-struct TrackingClaims {
-    iss: String,
-    aud: String,
-    sub: String,
-    order_id: Uuid,
-    exp: i64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    nbf: Option<i64>,
-    iat: i64,
-}
-
 impl Verifier {
     /// Reads the public keys.
     ///
     /// # Errors
     /// When there is none, more than two, or one that is not an Ed25519 public key.
     pub fn load(args: &AuthArgs) -> anyhow::Result<Self> {
-        let mut pems = Vec::new();
-        for path in &args.verify_key_files {
-            pems.push(
-                std::fs::read_to_string(path)
-                    .with_context(|| format!("cannot read the public key {}", path.display()))?,
-            );
-        }
-        let pems: Vec<&str> = pems.iter().map(String::as_str).collect();
-        Self::from_pems(&pems, &args.issuer, &args.audience)
+        Ok(Self::of(Keys::load(ACCESS_TYP, &args.verify_key_files, args)?))
     }
 
     /// The same from PEM texts.
@@ -272,33 +247,11 @@ impl Verifier {
     /// # Errors
     /// As [`Verifier::load`].
     pub fn from_pems(pems: &[&str], issuer: &str, audience: &str) -> anyhow::Result<Self> {
-        anyhow::ensure!(
-            (1..=2).contains(&pems.len()),
-            "one public key is needed, or two while keys are rotated; got {}",
-            pems.len()
-        );
-        let mut keys = Vec::new();
-        for pem in pems {
-            // from_ed_pem would also take a private key's file; that must not lie around here.
-            anyhow::ensure!(
-                pem.contains("BEGIN PUBLIC KEY"),
-                "not a PEM file with a PUBLIC KEY in it"
-            );
-            let key = DecodingKey::from_ed_pem(pem.as_bytes())
-                .context("not an Ed25519 public key in PEM form")?;
-            let raw = key.try_get_as_bytes().context("not an Ed25519 public key")?;
-            anyhow::ensure!(raw.len() == 32, "an Ed25519 public key has 32 bytes");
-            keys.push((key_id(raw), key));
-        }
-        let mut validation = Validation::new(Algorithm::EdDSA);
-        validation.set_issuer(&[issuer]);
-        validation.set_audience(&[audience]);
-        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        // Checked by us: also at each use of a remembered token, and against a clock that tests
-        // can choose.
-        validation.validate_exp = false;
-        let cache = TokenCache::new(CACHED_TOKENS_MAX);
-        Ok(Self(Arc::new(Inner { keys, validation, cache })))
+        Ok(Self::of(Keys::from_pems(ACCESS_TYP, pems, issuer, audience)?))
+    }
+
+    fn of(keys: Keys) -> Self {
+        Self(Arc::new(Inner { keys, cache: TokenCache::new(CACHED_TOKENS_MAX) }))
     }
 
     /// The caller behind an access token.
@@ -309,12 +262,10 @@ impl Verifier {
         self.access_at(token, now_s())
     }
 
-    /// The grant of a tracking token.
-    ///
-    /// # Errors
-    /// Why it is refused.
-    pub fn tracking(&self, token: &str) -> Result<TrackingGrant, AuthError> {
-        self.tracking_at(token, now_s())
+    /// Returns whether `signer` could make access tokens that this verifier accepts.
+    #[must_use]
+    pub fn trusts(&self, signer: &Signer) -> bool {
+        self.0.keys.has(signer.key_id())
     }
 
     fn access_at(&self, token: &str, now_s: i64) -> Result<Arc<Caller>, AuthError> {
@@ -325,7 +276,7 @@ impl Verifier {
             }
             return Ok(caller);
         }
-        let claims: AccessClaims = self.claims(token, ACCESS_TYP)?;
+        let claims: AccessClaims = self.0.keys.claims(token)?;
         check_times(claims.exp, claims.nbf, now_s)?;
         if claims.restaurants.iter().any(|&id| id < 1) {
             return Err(AuthError::BadClaims);
@@ -339,81 +290,12 @@ impl Verifier {
         self.0.cache.insert(token, &caller, now_s);
         Ok(caller)
     }
-
-    fn tracking_at(&self, token: &str, now_s: i64) -> Result<TrackingGrant, AuthError> {
-        let claims: TrackingClaims = self.claims(token, TRACKING_TYP)?;
-        check_times(claims.exp, claims.nbf, now_s)?;
-        Ok(TrackingGrant {
-            order_id: claims.order_id,
-            customer_id: subject(&claims.sub)?,
-            expires_at: claims.exp,
-        })
-    }
-
-    /// Everything but the times: header, key, signature, issuer, audience.
-    fn claims<T: serde::de::DeserializeOwned>(
-        &self,
-        token: &str,
-        typ: &str,
-    ) -> Result<T, AuthError> {
-        use jsonwebtoken::errors::ErrorKind;
-
-        if token.len() > TOKEN_MAX_BYTES {
-            return Err(AuthError::Malformed);
-        }
-        let header = jsonwebtoken::decode_header(token).map_err(|_| AuthError::Malformed)?;
-        if header.alg != Algorithm::EdDSA {
-            return Err(AuthError::WrongAlgorithm);
-        }
-        if header.typ.as_deref() != Some(typ) {
-            return Err(AuthError::WrongType);
-        }
-        let kid = header.kid.as_deref().ok_or(AuthError::UnknownKey)?;
-        let (kid, key) =
-            self.0.keys.iter().find(|(known, _)| known == kid).ok_or(AuthError::UnknownKey)?;
-        // `jku`, `jwk`, `x5u`, `crit` and whatever else: our issuer writes none of them.
-        if header != plain_header(typ, kid) {
-            return Err(AuthError::Malformed);
-        }
-        let data =
-            jsonwebtoken::decode::<T>(token, key, &self.0.validation).map_err(
-                |error| match error.kind() {
-                    ErrorKind::InvalidSignature => AuthError::BadSignature,
-                    ErrorKind::InvalidIssuer | ErrorKind::InvalidAudience => {
-                        AuthError::WrongAudience
-                    }
-                    ErrorKind::InvalidAlgorithm => AuthError::WrongAlgorithm,
-                    ErrorKind::Json(_) | ErrorKind::MissingRequiredClaim(_) => AuthError::BadClaims,
-                    _ => AuthError::Malformed,
-                },
-            )?;
-        Ok(data.claims)
-    }
 }
 
 impl fmt::Debug for Verifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kids: Vec<&str> = self.0.keys.iter().map(|(kid, _)| kid.as_str()).collect();
-        f.debug_struct("Verifier").field("keys", &kids).finish_non_exhaustive()
+        f.debug_struct("Verifier").field("keys", &self.0.keys).finish_non_exhaustive()
     }
-}
-
-fn plain_header(typ: &str, kid: &str) -> Header {
-    let mut header = Header::new(Algorithm::EdDSA);
-    header.typ = Some(typ.to_owned());
-    header.kid = Some(kid.to_owned());
-    header
-}
-
-/// First 16 hex digits of the SHA-256 of the 32 bytes of the public key.
-fn key_id(public_key: &[u8]) -> String {
-    use std::fmt::Write as _;
-
-    let digest = digest::digest(&digest::SHA256, public_key);
-    digest.as_ref()[..8].iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }
 
 /// A positive integer, written in the one way there is.

@@ -3,6 +3,8 @@
 //! The page comes with the binary and fetches nothing from anywhere else, which its
 //! Content-Security-Policy also enforces.
 
+mod complete;
+
 use std::sync::OnceLock;
 
 use axum::Router;
@@ -11,6 +13,8 @@ use axum::routing::get;
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
 use serde_json::json;
+
+pub use self::complete::complete;
 
 const POLICY: &str = "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; \
     style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; \
@@ -25,8 +29,13 @@ pub fn router(openapi: utoipa::openapi::OpenApi) -> Router {
         "url": "/openapi.json",
         "withDefaultFonts": false,
         "telemetry": false,
+        // Offers of the page's vendor.
         "hideClientButton": true,
+        "showDeveloperTools": "never",
         "agent": { "disabled": true },
+        "mcp": { "disabled": true },
+        // Where to put the token is open from the start.
+        "authentication": { "preferredSecurityScheme": "bearer" },
     });
     let page = Bytes::from(scalar_api_reference::scalar_html(&settings, Some("/docs/scalar.js")));
     Router::new()

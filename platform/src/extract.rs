@@ -13,14 +13,18 @@ use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use http::StatusCode;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
+use http::{StatusCode, Uri};
 use hyper::body::Body as _;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::problem::Problem;
+use crate::{problem::Problem, serve};
+
+mod time;
+
+pub use time::{Time, is_storable};
 
 /// Largest body that [`Json`] takes: 64 KiB. [`JsonMax`] takes another size.
 pub const JSON_MAX_BYTES: usize = 64 * 1024;
@@ -33,7 +37,11 @@ pub struct Json<T>(pub T);
 #[derive(Clone, Copy, Debug)]
 pub struct JsonMax<T, const MAX_BYTES: usize>(pub T);
 
-/// The query string.
+/// A JSON body of which every field may be missing, and so the body itself.
+#[derive(Clone, Copy, Debug)]
+pub struct OptionalJson<T>(pub T);
+
+/// The query string; a parameter without a value counts as missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<T>(pub T);
 
@@ -59,6 +67,20 @@ impl<T: DeserializeOwned, S: Send + Sync, const MAX_BYTES: usize> FromRequest<S>
     }
 }
 
+impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJson<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let is_json = is_json(&request);
+        let body = read_body(request.into_body(), JSON_MAX_BYTES).await?;
+        match (body.is_empty(), is_json) {
+            (true, _) => Ok(Self(T::default())),
+            (false, true) => from_json(&body).map(Self),
+            (false, false) => Err(not_json_type()),
+        }
+    }
+}
+
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
         match serde_json::to_vec(&self.0) {
@@ -78,7 +100,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        match axum::extract::Query::<T>::try_from_uri(&parts.uri) {
+        match axum::extract::Query::<T>::try_from_uri(&without_empty(&parts.uri)) {
             Ok(axum::extract::Query(value)) => Ok(Self(value)),
             Err(rejection) => {
                 let text = rejection.source().map(ToString::to_string).unwrap_or_default();
@@ -93,6 +115,18 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Query<T> {
             }
         }
     }
+}
+
+/// A query without the parameters that have no value: a form sends those that nobody filled in.
+fn without_empty(uri: &Uri) -> Cow<'_, Uri> {
+    let has_value = |pair: &&str| pair.split_once('=').is_some_and(|(_, value)| !value.is_empty());
+    let query = uri.query().unwrap_or_default();
+    if query.split('&').all(|pair| has_value(&pair)) {
+        return Cow::Borrowed(uri);
+    }
+    let filled: Vec<&str> = query.split('&').filter(has_value).collect();
+    // Parts of a valid query are a valid query.
+    Cow::Owned(format!("/?{}", filled.join("&")).parse().unwrap_or_default())
 }
 
 impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T> {
@@ -140,11 +174,15 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
 
 async fn json_body<T: DeserializeOwned>(request: Request, max_bytes: usize) -> Result<T, Problem> {
     if !is_json(&request) {
-        return Err(Problem::generic(StatusCode::UNSUPPORTED_MEDIA_TYPE)
-            .detail("Send the body as `Content-Type: application/json`."));
+        return Err(not_json_type());
     }
     let body = read_body(request.into_body(), max_bytes).await?;
     from_json(&body)
+}
+
+fn not_json_type() -> Problem {
+    Problem::generic(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+        .detail("Send the body as `Content-Type: application/json`.")
 }
 
 fn is_json(request: &Request) -> bool {
@@ -170,6 +208,7 @@ pub async fn read_body(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     let mut whole = Bytes::new();
     let mut pieces = BytesMut::new();
+    serve::reading_a_body(true);
     while let Some(piece) = stream.next().await {
         let piece = piece.map_err(|error| refused_body(&error, max_bytes))?;
         if whole.len() + pieces.len() + piece.len() > max_bytes {
@@ -182,6 +221,7 @@ pub async fn read_body(body: Body, max_bytes: usize) -> Result<Bytes, Problem> {
             pieces.extend_from_slice(&piece);
         }
     }
+    serve::reading_a_body(false);
     Ok(if pieces.is_empty() { whole } else { pieces.freeze() })
 }
 
@@ -200,14 +240,25 @@ fn refused_body(error: &axum::Error, max_bytes: usize) -> Problem {
 /// Parses JSON; also for a socket's text frames, so that they are refused in the same words.
 ///
 /// # Errors
-/// 400 when it is not JSON, 422 with the field's path when it is not a `T`.
+/// 400 when it is not JSON, 422 with the field's path when it is not a `T`. A byte order mark before
+/// it is passed over (RFC 8259, 8.1).
 pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     // The path is only looked for when it is needed: tracking it costs on every field.
     let error = match serde_json::from_slice(body) {
+        // serde reads a struct from an array too; one without required fields from any nulls.
+        Ok(_) if body.trim_ascii_start().starts_with(b"[") => {
+            return Err(Problem::unprocessable()
+                .detail("The request body is not valid.")
+                .field("", "must be an object, not an array"));
+        }
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
-    if !error.is_data() {
+    if let Some(body) = body.strip_prefix(b"\xef\xbb\xbf") {
+        return from_json(body);
+    }
+    // A number that no type of ours can hold is JSON all the same.
+    if !error.is_data() && !error.to_string().starts_with("number out of range") {
         return Err(not_json(&error));
     }
     let mut reader = serde_json::Deserializer::from_slice(body);

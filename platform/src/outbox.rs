@@ -149,7 +149,7 @@ impl Relay {
     ) -> anyhow::Result<Self> {
         Ok(Self {
             session: Session::new(db),
-            redis: redis.connection()?,
+            redis: redis.connection()?.reporting_to(dependency.clone()),
             wake,
             dependency,
             database,

@@ -63,10 +63,6 @@ pub struct Permit {
 impl<K: Eq + Hash> Permits<K> {
     /// `all` at a time, `each` of them for one caller, for whom others wait up to `wait_max`.
     pub fn new(name: &'static str, all: usize, each: usize, wait_max: Duration) -> Self {
-        for reason in ["all", "own"] {
-            metrics::counter!("permits_refused_total", "of" => name, "reason" => reason)
-                .increment(0);
-        }
         let in_use = metrics::gauge!("permits_in_use", "of" => name);
         in_use.set(0.0);
         Self {

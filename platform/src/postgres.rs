@@ -1,12 +1,14 @@
 //! PostgreSQL pools that connect lazily and fail fast.
 
+mod migrate;
+mod tls;
+
 use std::{
     ops::{Deref, DerefMut},
     str::FromStr as _,
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use secrecy::{ExposeSecret as _, SecretString};
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool, Postgres,
@@ -17,7 +19,8 @@ use sqlx::{
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{health::Dependency, problem::Problem};
+pub use self::migrate::{expect_migrated, migrate};
+use crate::{authority, health::Dependency, problem::Problem};
 
 /// How long a caller waits for a free or new connection before it is told "unavailable": a new
 /// connection with TLS over a network takes tens of milliseconds, a dead host takes for ever.
@@ -36,8 +39,13 @@ const TRUSTED_FOR: Duration = Duration::from_secs(1);
 
 /// Reads a `postgres://` URL without connecting; the error does not repeat it.
 pub fn options(url: &SecretString, application: &str) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url.expose_secret())
+    let (url, authority) = authority::of_url(url.expose_secret())?;
+    let options = PgConnectOptions::from_str(&url)
         .map_err(|_| anyhow::anyhow!("the PostgreSQL URL is not valid"))?;
+    let options = match authority {
+        Some(pem) => options.ssl_root_cert_from_pem(pem),
+        None => options,
+    };
     Ok(options
         .application_name(application)
         // A statement that takes a second is worth a line; all others are not.
@@ -121,11 +129,28 @@ pub fn pool(
     connections_max: u32,
     limits: Limits,
 ) -> anyhow::Result<PgPool> {
+    let options = options(url, application)?.options(limits.settings());
+    let may_be_clear = tls::may_be_clear(&options);
     Ok(PgPoolOptions::new()
         .max_connections(connections_max)
         .acquire_timeout(ACQUIRE_TIMEOUT)
+        .after_connect(move |it, _| Box::pin(tls::show_clear_text(it, may_be_clear)))
         .after_release(|connection, _| Box::pin(finished(connection)))
-        .connect_lazy_with(options(url, application)?.options(limits.settings())))
+        .connect_lazy_with(options))
+}
+
+/// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
+/// with a last statement, which on a dead link keeps its place for ever.
+///
+/// # Errors
+/// PostgreSQL is away.
+pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with((*db.connect_options()).clone());
+    PgListener::connect_with(&own).await
 }
 
 /// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
@@ -264,11 +289,12 @@ where
             }
             Err(error) => error,
         };
+        let waits = |error: &sqlx::Error| is_unavailable(error) && !tls::is_misconfigured(error);
         let unavailable = error.chain().any(|cause| {
-            cause.downcast_ref().is_some_and(is_unavailable)
+            cause.downcast_ref().is_some_and(waits)
                 || matches!(
                     cause.downcast_ref(),
-                    Some(MigrateError::Execute(error)) if is_unavailable(error)
+                    Some(MigrateError::Execute(error)) if waits(error)
                 )
         });
         if !unavailable {
@@ -304,9 +330,18 @@ pub fn problem(error: &sqlx::Error) -> Problem {
     if is_unavailable(error) {
         tracing::warn!(%error, "the database is unavailable");
         Problem::unavailable("The database is unavailable.", Duration::from_secs(1))
+    } else if is_unstorable_text(error) {
+        Problem::unprocessable().detail("Text must not hold the character U+0000.")
     } else {
         Problem::internal(error)
     }
+}
+
+/// Text that PostgreSQL cannot hold, whatever column it is for: it came from outside. 22021 is NUL in
+/// text, 22P05 in JSON.
+fn is_unstorable_text(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.is_some_and(|code| ["22021", "22P05"].contains(&code.as_ref()))
 }
 
 /// Whether this error says that the server could not be reached or is not able to work just now,
@@ -333,9 +368,4 @@ pub fn is_unavailable(error: &sqlx::Error) -> bool {
 /// Whether the error is a violation of this constraint.
 pub fn violates(error: &sqlx::Error, constraint: &str) -> bool {
     matches!(error, sqlx::Error::Database(error) if error.constraint() == Some(constraint))
-}
-
-/// Context for a failed migration, with the database's own words.
-pub async fn migrate(migrator: &sqlx::migrate::Migrator, pool: &PgPool) -> anyhow::Result<()> {
-    migrator.run(pool).await.context("the database cannot be migrated")
 }

@@ -183,6 +183,9 @@ impl Problem {
                 ("method-not-allowed", "This method is not offered here.")
             }
             StatusCode::REQUEST_TIMEOUT => ("request-timeout", "The request took too long."),
+            StatusCode::PRECONDITION_FAILED => {
+                ("precondition-failed", "A condition of the request does not hold.")
+            }
             StatusCode::PAYLOAD_TOO_LARGE => ("too-large", "The request body is too large."),
             StatusCode::UNSUPPORTED_MEDIA_TYPE => {
                 ("unsupported-media-type", "This kind of body is not taken here.")
@@ -313,7 +316,7 @@ impl fmt::Display for Chain<'_> {
     }
 }
 
-/// How the body looks in an OpenAPI document.
+/// A refusal, as RFC 9457 describes it. Some kinds have a member more.
 #[derive(ToSchema)]
 #[schema(as = Problem)]
 #[allow(dead_code)]

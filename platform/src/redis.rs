@@ -1,31 +1,37 @@
 //! Connections to Redis that fail fast, reconnect by themselves and never wait without a limit.
 //!
 //! [`Redis`] is one server or a Redis Cluster, as its URL says; who uses a [`Connection`] need not
-//! know which. On a cluster a pipeline goes out in parts, one for each hash slot, all at once, and
+//! know which. A connection whose peer is silent is given up within two seconds and replaced
+//! (`link.rs`), and so is a subscription (`subscription.rs`). On a cluster a pipeline goes out in parts, one for each hash slot, all at once, and
 //! a part that fails leaves the others' answers as they are.
 
 mod cluster;
+mod link;
+mod server;
 mod slots;
+mod subscription;
 mod write;
 
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
-use futures_util::FutureExt as _;
+use anyhow::ensure;
+use futures_util::{FutureExt as _, TryFutureExt as _};
 use redis::{
     AsyncConnectionConfig, Client, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, Value,
-    aio::{
-        ConnectionLike, ConnectionManager, ConnectionManagerConfig, MultiplexedConnection, PubSub,
-    },
+    aio::{ConnectionLike, MultiplexedConnection},
 };
 use secrecy::{ExposeSecret as _, SecretString};
 
-use self::cluster::{Link, Seeds};
+use self::{
+    cluster::{Masters, Seeds},
+    link::{Link, Work},
+    server::Server,
+};
+pub use self::{link::SILENT_MAX, subscription::Subscription};
+use crate::health::Dependency;
 
 /// A caller is told within this time that Redis cannot be reached.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(250);
-/// A command without an answer for this long has an unknown outcome.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How writes to the `queue` Redis are confirmed.
 #[derive(Debug, Clone, Copy, Default, clap::Args)]
@@ -39,33 +45,34 @@ pub struct QueueArgs {
 /// One Redis, or a cluster of them; nothing is connected yet.
 #[derive(Clone)]
 pub struct Redis {
-    server: Server,
+    place: Place,
     replicas_min: u32,
 }
 
 #[derive(Clone)]
-enum Server {
+enum Place {
     One(Client),
     Cluster(Seeds),
 }
 
 impl From<Client> for Redis {
     fn from(client: Client) -> Self {
-        Self { server: Server::One(client), replicas_min: 0 }
+        Self { place: Place::One(client), replicas_min: 0 }
     }
 }
 
 impl Redis {
-    /// Reads a URL: `redis://` or `redis+unix://` is one server, and
-    /// `redis-cluster://[user:password@]host:port,host:port,…` names some nodes of a cluster.
+    /// Reads a URL: `redis://`, `rediss://` or `redis+unix://` is one server, and
+    /// `redis-cluster://[user:password@]host:port,host:port,…` (or `rediss-cluster://`) names some
+    /// nodes of a cluster. `?sslrootcert=FILE` names the authority of servers that speak TLS.
     ///
     /// The error does not repeat the URL, which may hold a password.
     pub fn open(url: &SecretString) -> anyhow::Result<Self> {
-        let server = match Seeds::of_url(url.expose_secret()) {
-            Some(seeds) => Server::Cluster(seeds?),
-            None => Server::One(client(url)?),
+        let place = match Seeds::of_url(url.expose_secret()) {
+            Some(seeds) => Place::Cluster(seeds?),
+            None => Place::One(client(url)?),
         };
-        Ok(Self { server, replicas_min: 0 })
+        Ok(Self { place, replicas_min: 0 })
     }
 
     /// Makes [`Connection::write`] wait for so many replicas.
@@ -76,7 +83,7 @@ impl Redis {
 
     /// Whether there are several masters.
     pub fn is_cluster(&self) -> bool {
-        matches!(self.server, Server::Cluster(_))
+        matches!(self.place, Place::Cluster(_))
     }
 
     /// Whether one command may name all these keys.
@@ -84,11 +91,12 @@ impl Redis {
         !self.is_cluster() || slots::are_one(keys)
     }
 
-    /// A shared, lazily connected, reconnecting connection for ordinary commands; see [`manager`].
+    /// A shared, lazily connected, reconnecting connection for ordinary commands; see
+    /// [`connection`].
     pub fn connection(&self) -> anyhow::Result<Connection> {
-        let way = match &self.server {
-            Server::One(client) => Way::Shared(manager(client)?),
-            Server::Cluster(seeds) => Way::Cluster(Link::new(seeds, RESPONSE_TIMEOUT)?),
+        let way = match &self.place {
+            Place::One(client) => Way::Shared(Link::new(Server::new(client.clone()))),
+            Place::Cluster(seeds) => Way::Cluster(Link::to_masters(seeds, SILENT_MAX)?),
         };
         Ok(Connection { way, replicas_min: self.replicas_min })
     }
@@ -96,19 +104,19 @@ impl Redis {
     /// A connection of its own for blocking reads; see [`blocking`]. Of a cluster it is connected
     /// when first used, and one error is none of the other masters.
     pub async fn blocking(&self, response_timeout: Duration) -> RedisResult<Connection> {
-        let way = match &self.server {
-            Server::One(client) => Way::Own(blocking(client, response_timeout).await?),
-            Server::Cluster(seeds) => Way::Cluster(Link::new(seeds, response_timeout)?),
+        let way = match &self.place {
+            Place::One(client) => Way::Own(blocking(client, response_timeout).await?),
+            Place::Cluster(seeds) => Way::Cluster(Link::to_masters(seeds, response_timeout)?),
         };
         Ok(Connection { way, replicas_min: self.replicas_min })
     }
 
     /// A connection of its own for subscriptions; see [`pubsub`]. Every node of a cluster hears
     /// what is published on any of them, so it is one of the nodes, and another one at each call.
-    pub async fn pubsub(&self) -> RedisResult<PubSub> {
-        match &self.server {
-            Server::One(client) => pubsub(client).await,
-            Server::Cluster(seeds) => seeds.pubsub().await,
+    pub async fn pubsub(&self) -> RedisResult<Subscription> {
+        match &self.place {
+            Place::One(client) => pubsub(client).await,
+            Place::Cluster(seeds) => seeds.pubsub().await,
         }
     }
 }
@@ -129,9 +137,9 @@ pub struct Connection {
 
 #[derive(Clone)]
 enum Way {
-    Shared(ConnectionManager),
+    Shared(Link<Server>),
     Own(MultiplexedConnection),
-    Cluster(Link),
+    Cluster(Link<Masters>),
 }
 
 impl std::fmt::Debug for Connection {
@@ -145,13 +153,23 @@ impl Connection {
     pub fn is_cluster(&self) -> bool {
         matches!(self.way, Way::Cluster(_))
     }
+
+    /// Connects now, and keeps `dependency` up to date also while nobody sends anything. Of a
+    /// cluster, of which a part may be away, only its users can say.
+    #[must_use]
+    pub fn reporting_to(self, dependency: Dependency) -> Self {
+        if let Way::Shared(link) = &self.way {
+            link.report_to(dependency);
+        }
+        self
+    }
 }
 
 impl ConnectionLike for Connection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
         match &mut self.way {
-            Way::Shared(connection) => connection.req_packed_command(command),
-            Way::Own(connection) => connection.req_packed_command(command),
+            Way::Shared(link) => link.command(command).boxed(),
+            Way::Own(own) => own.req_packed_command(command).inspect_err(note_silence).boxed(),
             Way::Cluster(link) => link.command(command).boxed(),
         }
     }
@@ -163,18 +181,26 @@ impl ConnectionLike for Connection {
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
         match &mut self.way {
-            Way::Shared(connection) => connection.req_packed_commands(pipeline, offset, count),
-            Way::Own(connection) => connection.req_packed_commands(pipeline, offset, count),
+            Way::Shared(link) => link.pipeline(pipeline, offset, count).boxed(),
+            Way::Own(own) => {
+                own.req_packed_commands(pipeline, offset, count).inspect_err(note_silence).boxed()
+            }
             Way::Cluster(link) => link.pipeline(pipeline, offset, count).boxed(),
         }
     }
 
     fn get_db(&self) -> i64 {
         match &self.way {
-            Way::Shared(connection) => connection.get_db(),
             Way::Own(connection) => connection.get_db(),
-            Way::Cluster(_) => 0,
+            Way::Shared(_) | Way::Cluster(_) => 0,
         }
+    }
+}
+
+/// A blocking read is the only work of its connection, which its reader replaces.
+fn note_silence(error: &RedisError) {
+    if error.is_timeout() {
+        Work::BlockingReads.silent().increment(1);
     }
 }
 
@@ -185,21 +211,17 @@ impl ConnectionLike for Connection {
 pub fn client(url: &SecretString) -> anyhow::Result<Client> {
     let url = url.expose_secret();
     ensure!(!cluster::is_cluster(url), "this Redis has to be one server, not a cluster");
-    Client::open(url).context("the Redis URL is not valid")
+    let (url, authority) = server::authority(url)?;
+    server::client(&url, authority.as_ref())
 }
 
 /// A shared, lazily connected, reconnecting connection for ordinary commands.
 ///
 /// A command that is in flight when the connection breaks fails with an unknown outcome; it is
-/// never sent again by itself. While Redis is away each command makes one attempt to connect and
-/// fails fast: back-off belongs to those who loop.
-pub fn manager(client: &Client) -> anyhow::Result<ConnectionManager> {
-    let config = ConnectionManagerConfig::new()
-        .set_connection_timeout(Some(CONNECT_TIMEOUT))
-        .set_response_timeout(Some(RESPONSE_TIMEOUT))
-        .set_number_of_retries(0);
-    ConnectionManager::new_lazy_with_config(client.clone(), config)
-        .context("the Redis connection cannot be set up")
+/// never sent again by itself. While Redis is away each command fails with the attempt to connect
+/// that is under way: back-off belongs to those who loop.
+pub fn connection(client: &Client) -> Connection {
+    Connection { way: Way::Shared(Link::new(Server::new(client.clone()))), replicas_min: 0 }
 }
 
 /// A connection of its own for blocking reads, whose only time limit is `response_timeout`.
@@ -216,10 +238,11 @@ pub async fn blocking(
 }
 
 /// A connection of its own for subscriptions; like [`blocking`] it ends with its first error.
-pub async fn pubsub(client: &Client) -> RedisResult<PubSub> {
+pub async fn pubsub(client: &Client) -> RedisResult<Subscription> {
     tokio::time::timeout(CONNECT_TIMEOUT, client.get_async_pubsub())
         .await
         .unwrap_or_else(|_| Err(timed_out()))
+        .map(Subscription::new)
 }
 
 fn timed_out() -> RedisError {

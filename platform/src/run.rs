@@ -59,6 +59,9 @@ pub async fn logged(task: &'static str, work: impl Future<Output = anyhow::Resul
     }
 }
 
+/// No setting is longer, so that clocks and calendars can reckon with it.
+const DURATION_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+
 /// Reads a setting like `250ms`, `10s`, `2m` or `1h`.
 ///
 /// # Errors
@@ -75,8 +78,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     };
     let number: u64 =
         number.parse().map_err(|_| "the number is missing or too large".to_owned())?;
-    let ms = number.checked_mul(unit_ms).ok_or_else(|| "this is too long".to_owned())?;
-    Ok(Duration::from_millis(ms))
+    number
+        .checked_mul(unit_ms)
+        .map(Duration::from_millis)
+        .filter(|duration| *duration <= DURATION_MAX)
+        .ok_or_else(|| "100 years are the most".to_owned())
 }
 
 #[cfg(test)]
@@ -93,6 +99,7 @@ mod tests {
             assert!(parse_duration(bad).is_err(), "{bad:?}");
         }
         assert!(parse_duration("18446744073709551615h").is_err());
+        assert!(parse_duration("876000h").is_ok() && parse_duration("876001h").is_err());
     }
 
     #[tokio::test]

@@ -1,91 +1,63 @@
 //! The HTTP server: our own accept loop, and the layers that every service wears.
 //!
 //! axum's `serve` has no limit for connections, no time limit for a request's header and no end to
-//! its graceful shutdown; hence the loop. It speaks HTTP/1.1 with upgrades.
+//! its graceful shutdown; hence the loop. It speaks HTTP/1.1 with upgrades, over TLS when it is given
+//! a certificate.
 //!
 //! On shutdown it stops accepting, closes idle connections, lets running requests finish, and cuts
 //! what is left after the grace. Sockets that were upgraded are not waited for: whoever holds them
 //! closes them with a reason.
 
+mod args;
+mod client;
+mod cors;
+mod descriptors;
 mod edge;
+mod origins;
+mod refuse;
 mod request_id;
+mod room;
+mod slow;
+mod tls;
 
+use std::future::Future;
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use axum::Router;
-use http::{HeaderValue, header::CONNECTION};
+use axum::body::Body;
+use http::{HeaderValue, Request, Response, header::CONNECTION};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::Service;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_http::set_header::SetResponseHeaderLayer;
 
+pub use args::HttpArgs;
+pub use client::{ClientAddress, Network, TrustedProxies};
+pub use descriptors::raise_descriptors;
 pub use edge::layers;
+pub use origins::Origins;
+pub(crate) use request_id::reading_a_body;
 pub use request_id::{RequestId, current_request_id};
 
+use self::client::{PEER, Peer};
+use self::refuse::Refusals;
+use self::room::{Connection, Room};
+use self::slow::{Closed, Watched};
+use self::tls::Tls;
 use crate::{health::Health, problem::Problem, run};
-
-/// What a client hears when there is no room for its connection.
-const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 1\r\n\
-    content-length: 0\r\nconnection: close\r\n\r\n";
-
-/// Settings of the HTTP server
-#[derive(clap::Args, Clone, Debug)]
-pub struct HttpArgs {
-    /// A request that has no answer after this is answered with 504
-    #[arg(
-        long = "http-request-timeout",
-        env = "HTTP_REQUEST_TIMEOUT",
-        default_value = "10s",
-        value_parser = run::parse_duration
-    )]
-    pub request_timeout: Duration,
-    /// A connection that sends no complete request header for this long is closed; so this is
-    /// also how long it may be idle between two requests
-    #[arg(
-        long = "http-header-timeout",
-        env = "HTTP_HEADER_TIMEOUT",
-        default_value = "30s",
-        value_parser = run::parse_duration
-    )]
-    pub header_timeout: Duration,
-    /// Connections at a time, sockets not counted; one more is answered with 503
-    #[arg(long = "http-max-connections", env = "HTTP_MAX_CONNECTIONS", default_value_t = 50_000)]
-    pub max_connections: usize,
-    /// Largest request body in bytes, whatever a route allows by itself
-    #[arg(long = "http-max-body-bytes", env = "HTTP_MAX_BODY_BYTES", default_value_t = 1 << 20)]
-    pub max_body_bytes: usize,
-    /// How long running requests may take to finish after SIGTERM
-    #[arg(
-        long = "http-shutdown-grace",
-        env = "HTTP_SHUTDOWN_GRACE",
-        default_value = "10s",
-        value_parser = run::parse_duration
-    )]
-    pub shutdown_grace: Duration,
-    /// Origins whose pages may call the API (`https://app.example`), separated by commas
-    #[arg(long = "http-cors-origins", env = "HTTP_CORS_ORIGINS", value_delimiter = ',')]
-    pub cors_origins: Vec<String>,
-}
-
-impl Default for HttpArgs {
-    fn default() -> Self {
-        Self {
-            request_timeout: Duration::from_secs(10),
-            header_timeout: Duration::from_secs(30),
-            max_connections: 50_000,
-            max_body_bytes: 1 << 20,
-            shutdown_grace: Duration::from_secs(10),
-            cors_origins: Vec::new(),
-        }
-    }
-}
 
 /// What a service answers: at first that it is starting, then everything.
 ///
@@ -93,6 +65,7 @@ impl Default for HttpArgs {
 pub struct Apps {
     starting: Router,
     ready: OnceLock<Router>,
+    connections_max: usize,
 }
 
 impl Apps {
@@ -105,12 +78,14 @@ impl Apps {
         let close =
             SetResponseHeaderLayer::overriding(CONNECTION, HeaderValue::from_static("close"));
         let starting = layers(starting, health, args).layer(close);
-        Arc::new(Self { starting, ready: OnceLock::new() })
+        let connections_max = args.max_connections;
+        Arc::new(Self { starting, ready: OnceLock::new(), connections_max })
     }
 
     /// One that is ready from the first moment.
     pub fn ready(app: Router) -> Arc<Self> {
-        let apps = Self { starting: Router::new(), ready: OnceLock::new() };
+        let connections_max = HttpArgs::default().max_connections;
+        let apps = Self { starting: Router::new(), ready: OnceLock::new(), connections_max };
         apps.set_ready(app);
         Arc::new(apps)
     }
@@ -121,6 +96,12 @@ impl Apps {
         let _ = self.ready.set(app.with_state(()));
     }
 
+    /// The most connections and sockets at a time, after [`start`] has made it fit.
+    #[must_use]
+    pub fn connections_max(&self) -> usize {
+        self.connections_max
+    }
+
     fn current(&self) -> Router {
         self.ready.get().unwrap_or(&self.starting).clone()
     }
@@ -129,72 +110,40 @@ impl Apps {
 /// Serves until `shutdown`, then drains for at most `args.shutdown_grace`.
 ///
 /// # Errors
-/// None at present: failures of single connections and of accepting are logged, and it goes on.
+/// When the certificate cannot be used. Failures of single connections and of accepting are logged,
+/// and it goes on.
 pub async fn serve(
     listener: TcpListener,
     apps: Arc<Apps>,
     args: &HttpArgs,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(args.header_timeout).max_buf_size(64 * 1024);
-    let server = Arc::new(Server { http, apps, cut: CancellationToken::new() });
-    let room = Arc::new(Semaphore::new(args.max_connections.min(Semaphore::MAX_PERMITS)));
-    let open = metrics::gauge!("http_connections");
-    let connections = TaskTracker::new();
-
-    loop {
-        let stream = tokio::select! {
-            biased;
-            () = shutdown.cancelled() => break,
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
-                Err(error) => {
-                    wait_out(&error).await;
-                    continue;
-                }
-            },
-        };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
-            turn_away(&stream);
-            continue;
-        };
-        // Answers are small and whole: waiting for more to send would only delay them.
-        let _ = stream.set_nodelay(true);
-        let server = Arc::clone(&server);
-        let open = open.clone();
-        // A child has its own lock, so that connections do not meet on the parent's.
-        let stop = shutdown.child_token();
-        connections.spawn(async move {
-            open.increment(1.0);
-            server.connection(stream, stop).await;
-            open.decrement(1.0);
-            drop(permit);
-        });
-    }
-    drop(listener);
-    connections.close();
-    if !run::drain("http requests", args.shutdown_grace, connections.wait()).await {
-        server.cut.cancel();
-        connections.wait().await;
-    }
-    Ok(())
+    let server = Server::new(apps, args, &shutdown).map_err(io::Error::other)?;
+    server.run(listener, shutdown).await
 }
 
-/// Spawns [`serve`] for a service that is starting: it answers health, and the rest once it is told
-/// [`Apps::set_ready`].
+/// Spawns [`serve`] for a service that is starting: it answers health, and the rest once
+/// [`Apps::set_ready`] was called. `databases` is how many connections the pools of the service may
+/// hold, which are kept free of clients.
+///
+/// # Errors
+/// When the settings cannot work, or have no room in the limit of descriptors.
 pub fn start(
     listener: TcpListener,
     health: &Health,
     args: &HttpArgs,
+    databases: usize,
     shutdown: &CancellationToken,
-) -> (Arc<Apps>, JoinHandle<io::Result<()>>) {
-    let apps = Apps::starting(health, args);
-    let serving = tokio::spawn({
-        let (apps, args, shutdown) = (Arc::clone(&apps), args.clone(), shutdown.clone());
-        async move { serve(listener, apps, &args, shutdown).await }
-    });
-    (apps, serving)
+) -> anyhow::Result<(Arc<Apps>, JoinHandle<io::Result<()>>)> {
+    args.validate()?;
+    let limit = raise_descriptors();
+    let max_connections =
+        descriptors::connections_that_fit(args.max_connections, databases, limit)?;
+    let args = HttpArgs { max_connections, ..args.clone() };
+    let apps = Apps::starting(health, &args);
+    let server = Server::new(Arc::clone(&apps), &args, shutdown).context("HTTPS")?;
+    let serving = tokio::spawn(server.run(listener, shutdown.clone()));
+    Ok((apps, serving))
 }
 
 /// Waits for a spawned [`serve`] to end. From the moment of `shutdown`, which is answered, the
@@ -222,38 +171,197 @@ pub async fn ended(
 struct Server {
     http: http1::Builder,
     apps: Arc<Apps>,
+    tls: Option<Arc<Tls>>,
+    room: Room,
+    refusals: Refusals,
+    trusted: Arc<TrustedProxies>,
+    header_timeout: Duration,
+    write_timeout: Duration,
+    shutdown_grace: Duration,
     /// Ends what is still running after the grace.
     cut: CancellationToken,
 }
 
 impl Server {
-    async fn connection(&self, stream: TcpStream, stop: CancellationToken) {
-        let service = TowerToHyperService::new(self.apps.current());
-        let connection = self.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            biased;
-            result = connection.as_mut() => result,
-            () = stop.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                tokio::select! {
-                    result = connection => result,
-                    () = self.cut.cancelled() => return,
+    fn new(
+        apps: Arc<Apps>,
+        args: &HttpArgs,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Arc<Self>> {
+        Closed::describe();
+        metrics::counter!("http_connections_refused_total").absolute(0);
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(args.header_timeout)
+            .max_buf_size(64 * 1024);
+        let tls = args.tls_files()?;
+        let tls = tls.map(|(cert, key)| Tls::load(cert, key, shutdown.clone())).transpose()?;
+        Ok(Arc::new(Self {
+            http,
+            apps,
+            tls,
+            room: Room::new(args.max_connections),
+            refusals: Refusals::new(),
+            trusted: Arc::new(args.trusted_proxies.clone()),
+            header_timeout: args.header_timeout,
+            write_timeout: args.write_timeout,
+            shutdown_grace: args.shutdown_grace,
+            cut: CancellationToken::new(),
+        }))
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        listener: TcpListener,
+        shutdown: CancellationToken,
+    ) -> io::Result<()> {
+        let connections = TaskTracker::new();
+        loop {
+            let (stream, peer) = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                accepted = listener.accept() => match accepted {
+                    Ok(accepted) => accepted,
+                    Err(error) => {
+                        wait_out(&error).await;
+                        continue;
+                    }
+                },
+            };
+            let Some((permit, connection)) = self.room.enter().await else {
+                self.refusals.refuse(stream);
+                continue;
+            };
+            // Answers are small and whole: waiting for more to send would only delay them.
+            let _ = stream.set_nodelay(true);
+            let stream = Watched::new(stream, Arc::clone(&connection), self.write_timeout, permit);
+            let peer = Peer { address: peer.ip(), trusted: Arc::clone(&self.trusted) };
+            let server = Arc::clone(&self);
+            // A child has its own lock, so that connections do not meet on the parent's.
+            let stop = shutdown.child_token();
+            connections.spawn(PEER.scope(peer, async move {
+                match &server.tls {
+                    None => server.connection(stream, &connection, stop).await,
+                    Some(tls) => match server.handshake(tls, stream, &connection).await {
+                        Some(stream) => server.connection(stream, &connection, stop).await,
+                        None => Closed::Handshake.count(),
+                    },
                 }
+                server.room.forget(&connection);
+            }));
+        }
+        drop(listener);
+        connections.close();
+        if !run::drain("http requests", self.shutdown_grace, connections.wait()).await {
+            self.cut.cancel();
+            connections.wait().await;
+        }
+        Ok(())
+    }
+
+    /// A TLS stream, or nothing when the client cannot or does not come to it in time.
+    async fn handshake(
+        &self,
+        tls: &Tls,
+        stream: Watched,
+        connection: &Connection,
+    ) -> Option<Pin<Box<tokio_rustls::server::TlsStream<Watched>>>> {
+        let accepting = tokio::time::timeout(self.header_timeout, tls.acceptor().accept(stream));
+        tokio::select! {
+            accepted = accepting => match accepted {
+                Ok(Ok(stream)) => Some(Box::pin(stream)),
+                Ok(Err(error)) => {
+                    tracing::debug!(target: "http", %error, "a TLS handshake failed");
+                    None
+                }
+                Err(_) => None,
+            },
+            () = connection.asked_to_give_way() => None,
+            () = self.cut.cancelled() => None,
+        }
+    }
+
+    async fn connection<I>(&self, stream: I, about: &Arc<Connection>, stop: CancellationToken)
+    where
+        I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    {
+        let service = Answers {
+            inner: TowerToHyperService::new(self.apps.current()),
+            connection: Arc::clone(about),
+        };
+        let serving = self.http.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        tokio::pin!(serving);
+        let mut is_stopping = false;
+        let result = loop {
+            tokio::select! {
+                biased;
+                result = serving.as_mut() => break result,
+                () = about.asked_to_give_way() => {
+                    // A request may have come since.
+                    if about.is_idle() {
+                        return Closed::Room.count();
+                    }
+                }
+                () = stop.cancelled(), if !is_stopping => {
+                    is_stopping = true;
+                    serving.as_mut().graceful_shutdown();
+                }
+                () = self.cut.cancelled(), if is_stopping => return,
             }
         };
-        if let Err(error) = result {
-            // Clients go away, send nonsense or nothing: that is their business.
-            tracing::debug!(target: "http", %error, "a connection ended");
+        let Err(error) = result else { return };
+        if error.is_timeout() {
+            if about.is_partial() { Closed::Header } else { Closed::Idle }.count();
         }
+        // Clients go away, send nonsense or nothing: that is their business.
+        tracing::debug!(target: "http", %error, "a connection ended");
     }
 }
 
-/// A busy server says so instead of letting the client wait in the backlog. One try without
-/// waiting: the few bytes always fit into a new connection's buffer.
-fn turn_away(stream: &TcpStream) {
-    metrics::counter!("http_connections_refused_total").increment(1);
-    let _ = stream.try_write(FULL);
+/// The service of one connection, which notes when it is at work.
+struct Answers {
+    inner: TowerToHyperService<Router>,
+    connection: Arc<Connection>,
+}
+
+impl Service<Request<Incoming>> for Answers {
+    type Response = Response<Body>;
+    type Error = std::convert::Infallible;
+    type Future = Answering<<TowerToHyperService<Router> as Service<Request<Incoming>>>::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.connection.begin();
+        Answering { inner: self.inner.call(request), connection: Arc::clone(&self.connection) }
+    }
+}
+
+pin_project! {
+    struct Answering<F> {
+        #[pin]
+        inner: F,
+        connection: Arc<Connection>,
+    }
+}
+
+impl<F, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let answer = ready!(this.inner.poll(cx));
+        // What is made while it is sent, such as a stream of events, is work until the connection
+        // has its next request. What is complete is written at once, or seen to be blocked.
+        if answer
+            .as_ref()
+            .is_ok_and(|answer| hyper::body::Body::size_hint(answer.body()).exact().is_some())
+        {
+            this.connection.answered();
+        }
+        Poll::Ready(answer)
+    }
 }
 
 /// An aborted connection is nothing; a lack of descriptors ends only when others close theirs.

@@ -1,5 +1,7 @@
 //! Logs, metrics and, with the feature `otlp`, traces.
 
+mod metric;
+pub mod parts;
 mod process;
 
 use std::sync::OnceLock;
@@ -12,6 +14,10 @@ use tracing_subscriber::{EnvFilter, Layer as _};
 
 #[cfg(feature = "otlp")]
 mod otlp;
+
+#[cfg(feature = "stores")]
+pub use metric::differences;
+pub use metric::{Metric, PLATFORM, register};
 
 /// Upper bounds of every histogram whose name ends in `_seconds`.
 const SECONDS: &[f64] = &[

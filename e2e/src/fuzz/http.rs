@@ -42,7 +42,7 @@ pub(super) async fn run(mut lane: Lane<'_>) -> anyhow::Result<()> {
         Route::DriverBatch => {
             target.head("POST", &format!("/drivers/{}/locations", lane.driver), &driver_token)
         }
-        Route::Fleet => target.head("POST", "/locations", &lane.world.token(Role::Service, 1)),
+        Route::Fleet => target.head("POST", "/locations", &lane.world.token(Role::Fleet, 1)),
         _ => target.head("POST", &format!("/drivers/{}/location", lane.driver), &driver_token),
     };
     let own = [lane.driver];

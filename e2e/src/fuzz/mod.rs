@@ -1,13 +1,18 @@
-//! `chaos fuzz`: bad bodies at every way in.
+//! `chaos fuzz`: bad bodies at every way in for fixes, then bad requests at every route.
 //!
 //! Every body is made from the seed and its number. Where it is known what must become of a body
 //! that is demanded; of the others only that the answer is a 2xx or 4xx. A second consumer group on
 //! the streams sees what was really appended: exactly as many entries as were answered with
-//! "accepted", and the history holds exactly their distinct events.
+//! "accepted", and the history holds exactly their distinct events. Requests whose path, query and
+//! headers are bad, too, go to all three services (`everywhere.rs`).
 
 mod bodies;
+mod everywhere;
 mod http;
+mod requests;
 mod socket;
+mod surface;
+mod tracking;
 mod witness;
 
 use std::{
@@ -43,9 +48,12 @@ const SETTLE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct Args {
     /// How many bodies
-    #[arg(long, default_value_t = 1_000_000)]
+    #[arg(long, default_value_t = 500_000)]
     bodies: u64,
-    /// Makes the bodies of an earlier run again
+    /// How many requests that are bad anywhere, to all services together
+    #[arg(long, default_value_t = 500_000)]
+    requests: u64,
+    /// Makes the bodies and requests of an earlier run again
     #[arg(long)]
     seed: Option<u64>,
 }
@@ -148,7 +156,13 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     say(&format!("chaos fuzz --seed {seed}"));
     let world =
         World::start(Programs::find()?, contracts::streams::SHARDS_DEFAULT, SETTINGS).await?;
-    let found = Box::pin(Fuzz { seed, bodies: args.bodies }.run(&world)).await?;
+    let mut found = Found::default();
+    if args.bodies > 0 {
+        found = Box::pin(Fuzz { seed, bodies: args.bodies }.run(&world)).await?;
+    }
+    if args.requests > 0 {
+        Box::pin(everywhere::run(&world, seed, args.requests, &mut found)).await?;
+    }
     let failed = found.failures.iter().map(|failure| format!("  FAILED {failure}"));
     let lines: Vec<String> =
         found.notes.iter().map(|note| format!("  {note}")).chain(failed).collect();

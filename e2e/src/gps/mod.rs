@@ -11,6 +11,7 @@
 //! `chaos gps --cluster` has rounds of its own, on a Redis Cluster whose replicas confirm.
 
 mod deliveries;
+mod descriptors;
 mod frozen;
 mod kills;
 mod masters;
@@ -87,6 +88,7 @@ enum Kind {
     Group,
     Memory,
     Outage,
+    Descriptors,
     Term,
     Zombie,
     FrozenStores,
@@ -98,7 +100,7 @@ enum Kind {
 }
 
 impl Kind {
-    const ALL: [Self; 14] = [
+    const ALL: [Self; 15] = [
         Self::Kill(kills::Victim::Logistics),
         Self::Kill(kills::Victim::Queue),
         Self::Kill(kills::Victim::Live),
@@ -113,6 +115,7 @@ impl Kind {
         Self::FrozenWorkers,
         Self::Silent,
         Self::LongReader,
+        Self::Descriptors,
     ];
 
     const ON_CLUSTER: [Self; 5] = [
@@ -133,6 +136,7 @@ impl Kind {
             Self::Memory => "queue-full",
             Self::Outage => "postgres-away",
             Self::Term => "sigterm-rolling",
+            Self::Descriptors => "few-descriptors",
             Self::Zombie => "zombie-worker",
             Self::FrozenStores => "frozen-stores",
             Self::FrozenWorkers => "frozen-workers",
@@ -151,6 +155,7 @@ impl Kind {
             Self::Memory => stores::fill_queue(plan, round, rng).await,
             Self::Outage => stores::outage(plan, round, rng).await,
             Self::Term => rolling::run(plan, round, rng).await,
+            Self::Descriptors => descriptors::run(plan, round).await,
             Self::Zombie => zombie::run(plan, round, rng).await,
             Self::FrozenStores => frozen::stores(plan, round, rng).await,
             Self::FrozenWorkers => frozen::workers(plan, round, rng).await,

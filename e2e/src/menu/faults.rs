@@ -180,6 +180,7 @@ impl Fault {
             victim: self.victim(),
             writes: self.lets_write(),
             is_cut: self.cuts(),
+            holds: matches!(self, Self::Hung(hung) if hung.holds()),
         })
     }
 }

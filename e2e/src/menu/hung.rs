@@ -18,6 +18,8 @@ const LASTS: Duration = Duration::from_secs(60);
 const LASTS_QUICK: Duration = Duration::from_secs(15);
 /// A connection that is silent is given up and replaced within this time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
+/// A transaction that nobody goes on with is ended by PostgreSQL within this time.
+const ENDED_AFTER: Duration = Duration::from_secs(10);
 /// What a frozen node holds is another's within this time.
 const YIELDED_WITHIN: Duration = Duration::from_secs(15);
 
@@ -65,7 +67,8 @@ impl Hung {
     /// For how long.
     pub(super) fn lasts(self, quick: bool) -> Duration {
         match self {
-            Self::RedisLost | Self::SubscriptionLost | Self::PostgresLost => GIVEN_UP_AFTER,
+            Self::RedisLost | Self::SubscriptionLost => GIVEN_UP_AFTER,
+            Self::PostgresLost => ENDED_AFTER,
             _ if quick => LASTS_QUICK,
             _ => LASTS,
         }
@@ -82,6 +85,11 @@ impl Hung {
             self,
             Self::RedisFrozen | Self::RedisLost | Self::SubscriptionLost | Self::RedisSilent
         )
+    }
+
+    /// Whether a restaurant may stay locked by what nobody goes on with.
+    pub(super) fn holds(self) -> bool {
+        matches!(self, Self::PostgresLost | Self::PostgresSilent)
     }
 
     /// The dependency that is shown to be down by the nodes that are no victims.
@@ -134,7 +142,6 @@ impl Hung {
             Self::RedisFrozen => stack.cache.resume(),
             Self::PostgresFrozen => stack.postgres.resume(),
             Self::NodeFrozen(_) => {
-                run.witness.read_late(0).await?;
                 run.nodes[0].signal(Signal::CONT);
                 let thawed = Instant::now();
                 run.nodes[0].until_ready().await?;

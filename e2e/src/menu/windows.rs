@@ -20,6 +20,9 @@ pub(super) const BACK_FOR: Duration = Duration::from_secs(2);
 const BACK_MIN: f64 = 0.9;
 /// An operator's call waits at most for the lease of a node that is gone, and then some.
 pub(super) const WRITE_MAX: Duration = Duration::from_secs(3);
+/// The same for one that meets a lock which nobody gives up; the witness writes 16 restaurants.
+const LOCK_MAX: Duration = Duration::from_secs(1);
+const ANSWERED_BESIDE_A_LOCK_MIN: f64 = 0.85;
 /// With invalidations cut, a read is stale for no longer after healing.
 const STALE_AFTER: Duration = Duration::from_secs(2);
 
@@ -59,6 +62,9 @@ pub(super) struct Span {
     pub(super) writes: bool,
     /// Nodes could not be told of changes.
     pub(super) is_cut: bool,
+    /// One of the restaurants that are written may be locked by what broke, until PostgreSQL ends
+    /// its transaction.
+    pub(super) holds: bool,
 }
 
 /// Figures of some requests.
@@ -157,7 +163,11 @@ impl Judgement {
 
         if span.writes {
             let writes = Figures::of(between(span.from, end).filter(is_write));
-            if writes.share() < ANSWERED_MIN || writes.count == 0 || writes.slowest > WRITE_MAX {
+            let (least, most) = match span.holds {
+                true => (ANSWERED_BESIDE_A_LOCK_MIN, WRITE_MAX + LOCK_MAX),
+                false => (ANSWERED_MIN, WRITE_MAX),
+            };
+            if writes.share() < least || writes.count == 0 || writes.slowest > most {
                 let Figures { count, answered, slowest, .. } = writes;
                 let took = format!("the slowest took {slowest:.2?}");
                 fails.push(format!("fault {number}: {answered} of {count} writes done, {took}"));

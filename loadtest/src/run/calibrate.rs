@@ -19,6 +19,7 @@ use super::{
     engine,
     file::Script,
     metrics::{Metric, Value},
+    state::Signers,
 };
 use crate::cpu;
 
@@ -70,7 +71,9 @@ pub(super) async fn measure(stop: &CancellationToken) -> anyhow::Result<Calibrat
     let script = script.map_err(|error| anyhow::anyhow!("{error}"))?;
     let before = cpu::own();
     let (begun, _nobody_waits) = tokio::sync::oneshot::channel();
-    let outcome = engine::run(script, None, std::sync::Arc::default(), begun, stop.clone()).await?;
+    let outcome =
+        engine::run(script, Signers::default(), std::sync::Arc::default(), begun, stop.clone())
+            .await?;
     let used = cpu::own();
     child.kill().await.context("the server to compare with does not end")?;
     anyhow::ensure!(outcome.aborted.is_none(), "stopped before the load began");

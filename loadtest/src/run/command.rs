@@ -15,6 +15,7 @@ use super::{
     engine::{self, Snapshot},
     executor::humane,
     file::Script,
+    state::Signers,
     summary::{Cpu, CpuAt, Summary},
     target::Auth,
     text::time,
@@ -88,9 +89,12 @@ impl Done {
 pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Done> {
     let mut script = Script::load(&args.file).map_err(BadUsage)?;
     script.seed = args.seed.unwrap_or(script.seed);
-    let signer = match script.targets.auth == Auth::Signed && script.has_identities() {
-        true => Some(args.system.signer()?),
-        false => None,
+    let signed = script.targets.auth == Auth::Signed;
+    let signers = Signers {
+        access: (signed && script.has_identities()).then(|| args.system.signer()).transpose()?,
+        tracking: (signed && script.has_watchers())
+            .then(|| args.system.tracking_signer())
+            .transpose()?,
     };
     let processes = args.system.processes()?;
     for path in args.summary.iter().chain(&args.html) {
@@ -107,7 +111,7 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Done>
     let snapshot = Arc::<Mutex<Snapshot>>::default();
     let (begun, begins) = tokio::sync::oneshot::channel();
     let (duration, max_vus) = (script.duration(), script.max_vus());
-    let running = tokio::spawn(engine::run(script, signer, Arc::clone(&snapshot), begun, stop));
+    let running = tokio::spawn(engine::run(script, signers, Arc::clone(&snapshot), begun, stop));
     let over = CancellationToken::new();
     // Without a beginning the run has failed, and says why below.
     let watching = match begins.await {

@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use platform::auth::Signer;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -20,7 +19,7 @@ use super::{
     metrics::{Labels, Metric, Metrics},
     requests::{Memory, Ready, Step, perform},
     seconds::{Beat, Second},
-    state::Run,
+    state::{Run, Signers},
 };
 use crate::pace::Ticker;
 
@@ -54,7 +53,7 @@ pub(super) struct Outcome {
 /// Set-up failed, or the thread cannot be had.
 pub(super) async fn run(
     script: Script,
-    signer: Option<Signer>,
+    signers: Signers,
     snapshot: Arc<Mutex<Snapshot>>,
     begun: oneshot::Sender<()>,
     stop: CancellationToken,
@@ -64,7 +63,7 @@ pub(super) async fn run(
         let run = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let local = tokio::task::LocalSet::new();
-            let run = Rc::new(Run::new(script, signer));
+            let run = Rc::new(Run::new(script, signers));
             let outcome = local.block_on(&runtime, whole(&run, &snapshot, begun, &stop));
             // Users that were cut off go with their set.
             drop(local);

@@ -195,6 +195,11 @@ impl Script {
             || self.setup.iter().chain(&self.teardown).any(Step::has_identity)
     }
 
+    /// Returns whether anybody follows an order.
+    pub(super) fn has_watchers(&self) -> bool {
+        self.scenarios.iter().any(|scenario| scenario.flow.has_watchers())
+    }
+
     /// For people.
     pub(super) fn describe(&self) -> String {
         let many = |count: usize, noun: &str| {

@@ -167,6 +167,11 @@ impl Settings {
         }
     }
 
+    /// Returns whether its users follow orders.
+    pub(super) fn has_watchers(&self) -> bool {
+        matches!(self, Self::Track(_))
+    }
+
     /// Makes what the flow needs before the first iteration.
     ///
     /// # Errors

@@ -34,6 +34,13 @@ pub(super) const OUTSIDE: u16 = u16::MAX;
 /// Role, id, and an operator's restaurant.
 type Bearer = (&'static str, i64, Option<i64>);
 
+/// Who signs tokens; nobody when none are needed.
+#[derive(Debug, Default)]
+pub(super) struct Signers {
+    pub(super) access: Option<Signer>,
+    pub(super) tracking: Option<Signer>,
+}
+
 /// A run.
 pub(super) struct Run {
     pub(super) script: Script,
@@ -44,7 +51,7 @@ pub(super) struct Run {
     pub(super) captured: RefCell<BTreeMap<String, Value>>,
     /// Restaurants, drivers and customers; there once a flow has asked for them.
     town: OnceCell<Rc<Town>>,
-    signer: Option<Signer>,
+    signers: Signers,
     tokens: RefCell<FxHashMap<Bearer, Rc<str>>>,
     /// Of each scenario, iterations that have begun.
     iterations: Vec<Cell<u64>>,
@@ -57,7 +64,7 @@ impl std::fmt::Debug for Run {
 }
 
 impl Run {
-    pub(super) fn new(script: Script, signer: Option<Signer>) -> Self {
+    pub(super) fn new(script: Script, signers: Signers) -> Self {
         let tags = |scenario: &super::file::Scenario| ScenarioTags {
             name: scenario.name.clone(),
             flow: scenario.flow.kind().name(),
@@ -71,7 +78,7 @@ impl Run {
             clock: Clock::start(),
             captured: RefCell::default(),
             town: OnceCell::new(),
-            signer,
+            signers,
             tokens: RefCell::default(),
         }
     }
@@ -130,7 +137,7 @@ impl Run {
 
     /// The token of somebody; empty when there are none.
     pub(super) fn token(&self, who: Identity) -> Rc<str> {
-        let (Some(signer), Auth::Signed) = (&self.signer, self.script.targets.auth) else {
+        let (Some(signer), Auth::Signed) = (&self.signers.access, self.script.targets.auth) else {
             return "".into();
         };
         let key = (who.role.as_str(), who.subject, who.restaurant);
@@ -155,7 +162,8 @@ impl Run {
 
     /// A token to watch an order with.
     pub(super) fn tracking_token(&self, order: uuid::Uuid, customer: i64) -> Option<String> {
-        let signer = self.signer.as_ref().filter(|_| self.script.targets.auth == Auth::Signed)?;
+        let signer = self.signers.tracking.as_ref();
+        let signer = signer.filter(|_| self.script.targets.auth == Auth::Signed)?;
         Some(signer.tracking(order, customer, Duration::from_secs(60)))
     }
 

@@ -54,6 +54,9 @@ pub(crate) struct System {
     /// Private key that the services trust, PEM
     #[arg(long, env = "AUTH_SIGNING_KEY_FILE")]
     signing_key_file: Option<PathBuf>,
+    /// Private key of tracking tokens that the services trust, PEM
+    #[arg(long, env = "AUTH_TRACKING_SIGNING_KEY_FILE")]
+    tracking_signing_key_file: Option<PathBuf>,
     /// `iss` of the tokens
     #[arg(long, env = "AUTH_ISSUER", default_value = "swift-eats")]
     issuer: String,
@@ -68,7 +71,18 @@ pub(crate) struct System {
 impl System {
     pub(crate) fn signer(&self) -> Result<Signer, BadUsage> {
         let missing = "tokens need a key: --signing-key-file, or AUTH_SIGNING_KEY_FILE";
-        let file = self.signing_key_file.as_ref().ok_or_else(|| BadUsage(missing.into()))?;
+        self.signer_of(self.signing_key_file.as_ref(), missing)
+    }
+
+    /// Signs tokens that open the tracking of orders.
+    pub(crate) fn tracking_signer(&self) -> Result<Signer, BadUsage> {
+        let missing = "tracking tokens need a key: --tracking-signing-key-file, or \
+            AUTH_TRACKING_SIGNING_KEY_FILE";
+        self.signer_of(self.tracking_signing_key_file.as_ref(), missing)
+    }
+
+    fn signer_of(&self, file: Option<&PathBuf>, missing: &str) -> Result<Signer, BadUsage> {
+        let file = file.ok_or_else(|| BadUsage(missing.into()))?;
         Signer::load(file, &self.issuer, &self.audience)
             .map_err(|error| BadUsage(format!("{error:#}")))
     }
@@ -177,7 +191,7 @@ impl Common {
         let connections = usize::from(self.connections);
         match (self.batch, self.transport) {
             (Some(size), _) => Transport::Batch {
-                token: signer.access(Role::Service, 1, &[], TOKEN_TTL),
+                token: signer.access(Role::Fleet, 1, &[], TOKEN_TTL),
                 size,
                 connections,
             },

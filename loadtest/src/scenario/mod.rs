@@ -69,9 +69,9 @@ pub(crate) async fn run(
     let watchers = match common.watchers {
         0 => None,
         count => {
-            let (target, signer) = (&common.url, Arc::clone(&signer));
+            let (target, tracker) = (&common.url, Arc::new(common.system.tracking_signer()?));
             let orders = sockets::order(target, &signer, drivers, count).await?;
-            Some(sockets::open(target, signer, orders, common.slow_watchers).await?)
+            Some(sockets::open(target, tracker, orders, common.slow_watchers).await?)
         }
     };
     let reports = match (common.reports, &common.database_url) {

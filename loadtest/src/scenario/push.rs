@@ -126,14 +126,14 @@ pub async fn start(args: &Args, stop: CancellationToken) -> anyhow::Result<Summa
     if args.rate.is_some() && args.warm_up >= args.duration {
         return Err(BadUsage("there must be positions after the warm-up".into()).into());
     }
-    let signer = Arc::new(args.system.signer()?);
+    let (signer, tracker) = (args.system.signer()?, Arc::new(args.system.tracking_signer()?));
     let processes = args.system.processes()?;
     let drivers = Drivers { first: args.first_driver, count: args.sockets };
     let orders = sockets::order(&args.url, &signer, drivers, args.sockets).await?;
     let resident = || Some(processes.as_ref()?.service_memory()?.resident as f64 / 1e6);
     tokio::time::sleep(REST).await;
     let memory_before_mb = resident();
-    let watchers = sockets::open(&args.url, signer, orders, 0.0).await?;
+    let watchers = sockets::open(&args.url, tracker, orders, 0.0).await?;
     tokio::time::sleep(REST).await;
     let mut summary = Summary {
         scenario: "push",

@@ -2,10 +2,12 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use chrono::Utc;
 use contracts::{
     frame::{self, FrameId},
     position::Position,
-    streams::{epoch_key, frame_key, live_channel, positions_key, shard_of_channel},
+    received::Received,
+    streams::{epoch_key, frame_key, heard_key, live_channel, positions_key, shard_of_channel},
 };
 use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use platform::{
@@ -13,17 +15,17 @@ use platform::{
     redis::{Connection, Redis},
 };
 use redis::RedisResult;
+use rustc_hash::FxHashMap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{Current, shard::Shard};
 
-/// Without any frame for this long the connection is taken for dead; heartbeats come every second.
+/// Frames come every second. A node of a cluster that has brought none for this long is cut off
+/// from the others, and a shard without any has missed some.
 const SILENCE_MAX: Duration = Duration::from_secs(4);
 /// Shards of a cluster that have fallen silent are looked for this often.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// A server that has not answered by now, though it took the connection, is silent.
-const SUBSCRIBE_MAX: Duration = Duration::from_secs(2);
 /// Pause before connecting, or loading, again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -37,9 +39,9 @@ impl Current {
         loaded: CancellationToken,
         shutdown: CancellationToken,
     ) -> anyhow::Result<()> {
-        let mut control = live.connection()?;
+        let control = live.connection()?;
         while !shutdown.is_cancelled() {
-            let session = self.session(&live, &mut control, shards, &dependency, &loaded);
+            let session = self.session(&live, &control, shards, &dependency, &loaded);
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 result = session => if let Err(error) = result {
@@ -57,27 +59,24 @@ impl Current {
     async fn session(
         &self,
         live: &Redis,
-        control: &mut Connection,
+        control: &Connection,
         shards: u16,
         dependency: &Dependency,
         loaded: &CancellationToken,
     ) -> RedisResult<()> {
-        let mut pubsub = live.pubsub().await?;
+        let mut messages = live.pubsub().await?;
         let channels: Vec<String> = (0..shards).map(live_channel).collect();
-        let subscribing = tokio::time::timeout(SUBSCRIBE_MAX, pubsub.subscribe(&channels)).await;
-        subscribing.unwrap_or_else(|_| Err(closed("subscribing is not answered")))?;
+        messages.subscribe(&channels).await?;
         // Subscribed first, loaded second: what moves in between arrives as a frame.
         let mut following: Vec<Shard> = (0..shards).map(|_| Shard::unloaded()).collect();
         let mut unloaded: BTreeSet<u16> = (0..shards).collect();
         let mut has_loaded = false;
-        let mut messages = pubsub.on_message();
         // One server brings the frames of all shards or of none.
         let mut heard = live.is_cluster().then(|| Heard::new(shards, Instant::now()));
         // Aside: a master that is away takes seconds to show it, while others go on.
         let mut loads = FuturesUnordered::new();
-        let loading = control.clone();
         let load = |shard: u16, pause: Duration| {
-            let mut control = loading.clone();
+            let mut control = control.clone();
             async move {
                 tokio::time::sleep(pause).await;
                 (shard, self.load_shard(&mut control, shard).await)
@@ -138,11 +137,8 @@ impl Current {
                 Ok(None) => return Err(closed("the subscription ended")),
                 // Its other nodes may be well while this one hears none of them.
                 Err(_) if live.is_cluster() => return Ok(()),
-                // A system without a worker is silent, too; what counts is whether Redis is.
-                Err(_) => {
-                    redis::cmd("PING").query_async::<()>(control).await?;
-                    (0..shards).collect()
-                }
+                // A system without a worker is silent, too, and nothing is missing then.
+                Err(_) => Vec::new(),
             };
             for shard in missing {
                 if following[usize::from(shard)].miss() {
@@ -154,7 +150,7 @@ impl Current {
 
     /// Takes a frame in; whether it continues what came before.
     fn take_frame(&self, bytes: &[u8], shard: &mut Shard) -> bool {
-        match frame::decode(bytes) {
+        match frame::decode(bytes, Utc::now().timestamp_millis()) {
             Ok((id, positions)) => {
                 let is_heartbeat = positions.len() == 0;
                 // Also when one before it is missing: positions only move forward.
@@ -178,19 +174,28 @@ impl Current {
         control: &mut Connection,
         shard: u16,
     ) -> RedisResult<Option<FrameId>> {
-        let (epoch, number, positions): (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>) =
-            redis::pipe()
-                .cmd("GET")
-                .arg(epoch_key(shard))
-                .cmd("GET")
-                .arg(frame_key(shard))
-                .cmd("HVALS")
-                .arg(positions_key(shard))
-                .query_async(control)
-                .await?;
+        type Loaded = (Option<Vec<u8>>, Option<u64>, Vec<Vec<u8>>, FxHashMap<Vec<u8>, Vec<u8>>);
+        let (epoch, number, positions, heard): Loaded = redis::pipe()
+            .cmd("GET")
+            .arg(epoch_key(shard))
+            .cmd("GET")
+            .arg(frame_key(shard))
+            .cmd("HVALS")
+            .arg(positions_key(shard))
+            .cmd("HGETALL")
+            .arg(heard_key(shard))
+            .query_async(control)
+            .await?;
         #[cfg(feature = "sabotage")]
         let positions = crate::sabotage::loaded(positions);
-        self.apply(positions.iter().filter_map(|bytes| Position::decode(bytes).ok()));
+        let now_ms = Utc::now().timestamp_millis();
+        let positions = positions.iter().filter_map(|bytes| Position::decode(bytes).ok());
+        self.apply(positions.map(|position| {
+            let heard = heard.get(position.driver_id.get().to_be_bytes().as_slice());
+            heard
+                .and_then(|heard| Received::with_heard(position, heard))
+                .unwrap_or_else(|| Received::unknown(position, now_ms))
+        }));
         let epoch = epoch.and_then(|bytes| <[u8; 8]>::try_from(bytes).ok());
         Ok(epoch
             .map(|epoch| FrameId { epoch: u64::from_be_bytes(epoch), number: number.unwrap_or(0) }))

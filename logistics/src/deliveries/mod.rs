@@ -137,7 +137,6 @@ pub struct Delivery {
     /// How far it is.
     pub status: Status,
     /// How far its order is, as far as that is known here.
-    #[schema(value_type = Option<String>)]
     pub order_status: Option<OrderStatus>,
     /// The greatest `seq` of the order's own events that was heard; 0 when none was.
     #[serde(skip)]
@@ -312,7 +311,6 @@ pub struct Event {
     /// The status from then on.
     pub status: Status,
     /// How far the order was then, as far as it was known here.
-    #[schema(value_type = Option<String>)]
     pub order_status: Option<OrderStatus>,
     /// The driver from then on.
     #[schema(value_type = Option<i64>, minimum = 1)]

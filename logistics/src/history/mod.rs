@@ -7,6 +7,10 @@
 
 pub mod copy;
 mod frozen;
+mod newest;
+mod partitions;
+mod probe;
+pub mod retention;
 pub mod storage;
 
 use std::{collections::HashSet, fmt, str::FromStr, time::Duration};
@@ -15,15 +19,19 @@ use chrono::{DateTime, Utc};
 use contracts::{
     ids::{DriverId, EventId, OrderId},
     position::Position,
+    received::Received,
 };
-use futures_util::{Stream, TryStreamExt as _};
 use parking_lot::Mutex;
-use platform::postgres::{self, within};
+use platform::{
+    dead_letters::Letter,
+    extract::is_storable,
+    postgres::{self, within},
+};
 use rustc_hash::FxBuildHasher;
 use sqlx::{Connection as _, PgConnection};
 
-pub use self::storage::Storage;
-use crate::database::Database;
+pub use self::{newest::Seen, storage::Storage};
+use crate::{database::Database, dead_letters};
 
 /// A plan for any span covers every hour that is stored. PostgreSQL tries one at a connection's
 /// sixth route: 200 to 300 ms with 193 hours stored, where a plan for the 24 of a day takes 10.
@@ -34,6 +42,7 @@ const PLANNED_FOR_ITS_SPAN: &str = "BEGIN READ ONLY; SET LOCAL plan_cache_mode =
 const WRITE_MAX: Duration = Duration::from_secs(8);
 /// Partitions for a batch with positions of many hours.
 const ROOM_MAX: Duration = Duration::from_secs(60);
+
 /// One row of `gps_positions`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Row {
@@ -44,24 +53,14 @@ pub struct Row {
 }
 
 impl Row {
+    /// The fix, and when we got it.
+    pub fn received(&self) -> Received {
+        newest::received(self.position, self.received_at_ms as i64)
+    }
+
     fn key(&self) -> (DriverId, i64, EventId) {
         (self.position.driver_id, self.position.recorded_at_us, self.position.event_id)
     }
-}
-
-/// An entry that cannot become a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeadLetter {
-    /// The stream's key.
-    pub stream: String,
-    /// The entry's id in it.
-    pub entry_id: String,
-    /// What it held; `None` when it had no payload at all.
-    pub payload: Option<Vec<u8>>,
-    /// Why it is here, for a person.
-    pub reason: String,
-    /// How often it was delivered.
-    pub deliveries: u32,
 }
 
 /// What a written batch came to.
@@ -79,6 +78,10 @@ pub enum WriteError {
     /// The server is away or busy: the same batch may work later.
     #[error("history is unavailable: {0}")]
     Unavailable(#[source] sqlx::Error),
+    /// The server has reached a limit of memory, locks, decompression or time: the same batch may
+    /// work later, or only in smaller pieces.
+    #[error("the batch is more than history takes: {0}")]
+    Limited(#[source] sqlx::Error),
     /// The server refuses something in the batch: it never works as it is.
     #[error("history refuses the batch: {0}")]
     Refused(#[source] sqlx::Error),
@@ -135,14 +138,10 @@ impl History {
     /// Writes rows and dead letters in one transaction; all or nothing.
     ///
     /// `rows` is sorted by key, so that neighbours land on the same index pages, and loses its own
-    /// duplicates.
-    pub async fn write(
-        &self,
-        rows: &mut Vec<Row>,
-        dead: &[DeadLetter],
-    ) -> Result<Written, WriteError> {
+    /// duplicates, of which the first stays.
+    pub async fn write(&self, rows: &mut Vec<Row>, dead: &[Letter]) -> Result<Written, WriteError> {
         let offered = rows.len() as u64;
-        rows.sort_unstable_by_key(Row::key);
+        rows.sort_by_key(Row::key);
         rows.dedup_by_key(|row| row.key());
         let mut room_made = false;
         let mut transport = self.transport;
@@ -155,7 +154,9 @@ impl History {
                     // check_violation: no partition for one of the rows
                     (Some("23514"), _) if self.storage == Storage::Partitions && !room_made => {
                         room_made = true;
-                        self.make_room(rows).await.map_err(classify)?;
+                        let times = rows.iter().map(|row| row.position.recorded_at());
+                        let making = partitions::make_room(&self.db.background, times);
+                        within(ROOM_MAX, making).await.map_err(classify)?;
                     }
                     // lock_not_available: another process holds rows of ours.
                     (Some("55P03"), _) => {
@@ -171,7 +172,7 @@ impl History {
     async fn try_write(
         &self,
         rows: &[Row],
-        dead: &[DeadLetter],
+        dead: &[Letter],
         transport: Transport,
     ) -> Result<u64, sqlx::Error> {
         let mut connection = postgres::take(&self.db.background).await?;
@@ -185,7 +186,7 @@ impl History {
         &self,
         connection: &mut PgConnection,
         rows: &[Row],
-        dead: &[DeadLetter],
+        dead: &[Letter],
         transport: Transport,
     ) -> Result<u64, sqlx::Error> {
         let mut transaction = connection.begin().await?;
@@ -204,7 +205,7 @@ impl History {
             (_, Transport::Copy) => copy::copy(&mut transaction, rows).await?,
             (_, Transport::Unnest) => insert_missing(&mut transaction, rows).await?,
         };
-        bury(&mut transaction, dead).await?;
+        dead_letters::TABLE.bury(&mut transaction, dead).await?;
         transaction.commit().await?;
         if !new_drivers.is_empty() {
             let mut seen = self.seen.lock();
@@ -224,33 +225,6 @@ impl History {
             .collect();
         new.dedup();
         new
-    }
-
-    async fn make_room(&self, rows: &[Row]) -> Result<(), sqlx::Error> {
-        let times = rows.iter().map(|row| row.position.recorded_at());
-        let (Some(from), Some(to)) = (times.clone().min(), times.max()) else { return Ok(()) };
-        within(ROOM_MAX, storage::make_room(&self.db.maintenance, from, to)).await
-    }
-
-    /// The newest position of every driver with one since `since`, in no order.
-    pub fn newest(
-        &self,
-        since: DateTime<Utc>,
-    ) -> impl Stream<Item = Result<Position, sqlx::Error>> {
-        sqlx::query_as!(
-            Stored,
-            r#"SELECT p.driver_id AS "driver_id!", p.recorded_at AS "recorded_at!",
-                      p.event_id AS "event_id!", p.seq AS "seq!", p.lat_e7 AS "lat_e7!",
-                      p.lon_e7 AS "lon_e7!", p.speed_mps, p.heading_deg, p.accuracy_m, p.order_id
-               FROM seen_drivers d CROSS JOIN LATERAL (
-                   SELECT * FROM gps_positions
-                   WHERE driver_id = d.driver_id AND recorded_at >= $1
-                   ORDER BY recorded_at DESC, seq DESC, event_id::bit(64) DESC LIMIT 1
-               ) p"#,
-            since,
-        )
-        .fetch(&self.db.maintenance)
-        .try_filter_map(|stored| std::future::ready(Ok(stored.position())))
     }
 
     /// One driver's positions from `from` to `end` (not included), oldest first.
@@ -341,7 +315,9 @@ impl FromStr for RouteCursor {
         let recorded_at_us = part()?.parse().map_err(drop)?;
         let seq = part()?.parse().map_err(drop)?;
         let event_id = u64::from_str_radix(part()?, 16).map_err(drop)?;
-        let recorded_at = DateTime::from_timestamp_micros(recorded_at_us).ok_or(())?;
+        let recorded_at = DateTime::from_timestamp_micros(recorded_at_us)
+            .filter(|at| is_storable(*at))
+            .ok_or(())?;
         Ok(Self { recorded_at, seq, event_id: EventId(event_id) })
     }
 }
@@ -389,27 +365,6 @@ impl Stored {
     }
 }
 
-/// Keeps dead letters; one that is kept already stays as it is.
-pub(crate) async fn bury(
-    connection: &mut PgConnection,
-    dead: &[DeadLetter],
-) -> Result<(), sqlx::Error> {
-    for letter in dead {
-        sqlx::query!(
-            "INSERT INTO dead_letters (stream, entry_id, payload, reason, deliveries)
-             VALUES ($1, $2, $3, $4, $5) ON CONFLICT ON CONSTRAINT dead_letters_entry DO NOTHING",
-            letter.stream,
-            letter.entry_id,
-            letter.payload,
-            letter.reason,
-            letter.deliveries as i32,
-        )
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
 async fn insert_missing(connection: &mut PgConnection, rows: &[Row]) -> Result<u64, sqlx::Error> {
     fn column<T>(rows: &[Row], value: impl Fn(&Position) -> T) -> Vec<T> {
         rows.iter().map(|row| value(&row.position)).collect()
@@ -447,7 +402,14 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 fn classify(error: sqlx::Error) -> WriteError {
-    if platform::postgres::is_unavailable(&error) {
+    let is_too_slow = matches!(
+        &error,
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::TimedOut
+    );
+    // Out of memory or of locks, a configured limit, a statement that has taken too long.
+    if is_too_slow || matches!(code(&error).as_deref(), Some("53200" | "53400" | "57014")) {
+        WriteError::Limited(error)
+    } else if platform::postgres::is_unavailable(&error) {
         WriteError::Unavailable(error)
     } else {
         WriteError::Refused(error)

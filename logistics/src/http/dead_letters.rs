@@ -1,144 +1,119 @@
-//! What could not be stored: listed, and sent on its way again.
+//! What could be neither stored nor applied: listed, and redriven.
 
 use axum::extract::State;
-use chrono::{DateTime, Utc};
 use contracts::position::Position;
 use platform::{
     access::Row,
+    auth::Auth,
+    dead_letters::{
+        DeadLetters, Kept, Kind, Outcome, RedriveMany, RedriveReport, Redriven, Search,
+        redrive_many,
+    },
     extract::{Json, Path, Query},
     postgres,
     problem::Problem,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{ADMIN, App, get, post};
+use crate::{dead_letters::TABLE, orders};
 
-const PAGE_SIZE_MAX: i64 = 100;
-const PAGE_SIZE_DEFAULT: i64 = 20;
-
-pub(super) const ACCESS: &[Row] =
-    &[get("/dead-letters", ADMIN), post("/dead-letters/{id}/redrive", ADMIN)];
+pub(super) const ACCESS: &[Row] = &[
+    get("/dead-letters", ADMIN),
+    post("/dead-letters/redrive", ADMIN),
+    post("/dead-letters/{id}/redrive", ADMIN),
+];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(list)).routes(routes!(redrive))
-}
-
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct Page {
-    /// From 1.
-    page: Option<i64>,
-    /// Up to 100; 20 when absent.
-    page_size: Option<i64>,
-    /// `true`: only those that were sent again; `false`: only the others.
-    redriven: Option<bool>,
-}
-
-/// An entry that could not be stored.
-#[derive(Serialize, ToSchema)]
-struct DeadLetter {
-    id: i64,
-    /// The stream it was in.
-    stream: String,
-    /// Its id there.
-    entry_id: String,
-    /// What it held, hexadecimal.
-    payload: Option<String>,
-    reason: String,
-    /// How often it was delivered.
-    deliveries: i32,
-    created_at: DateTime<Utc>,
-    redriven_at: Option<DateTime<Utc>>,
-}
-
-#[derive(Serialize, ToSchema)]
-struct DeadLetters {
-    /// Newest first.
-    dead_letters: Vec<DeadLetter>,
-    total: i64,
-    page: i64,
-    page_size: i64,
+    OpenApiRouter::new()
+        .routes(routes!(list_dead_letters))
+        .routes(routes!(redrive_dead_letters))
+        .routes(routes!(redrive_dead_letter))
 }
 
 /// List dead letters
 #[utoipa::path(
-    get, path = "/dead-letters", tag = "admin", params(Page),
-    responses((status = 200, description = "Newest first", body = DeadLetters)),
-)]
-async fn list(
-    State(app): State<App>,
-    Query(query): Query<Page>,
-) -> Result<Json<DeadLetters>, Problem> {
-    let page = query.page.unwrap_or(1);
-    let page_size = query.page_size.unwrap_or(PAGE_SIZE_DEFAULT);
-    if !(1..=1_000_000).contains(&page) {
-        return Err(Problem::unprocessable().field("page", "must be between 1 and 1000000"));
-    }
-    if !(1..=PAGE_SIZE_MAX).contains(&page_size) {
-        return Err(Problem::unprocessable().field("page_size", "must be between 1 and 100"));
-    }
-    let total = sqlx::query_scalar!(
-        r#"SELECT count(*) AS "count!" FROM dead_letters
-           WHERE $1::boolean IS NULL OR (redriven_at IS NOT NULL) = $1"#,
-        query.redriven,
-    )
-    .fetch_one(&app.db)
-    .await
-    .map_err(|error| postgres::problem(&error))?;
-    let dead_letters = sqlx::query_as!(
-        DeadLetter,
-        "SELECT id, stream, entry_id, encode(payload, 'hex') AS payload, reason, deliveries,
-                created_at, redriven_at
-         FROM dead_letters WHERE $1::boolean IS NULL OR (redriven_at IS NOT NULL) = $1
-         ORDER BY id DESC LIMIT $2 OFFSET $3",
-        query.redriven,
-        page_size,
-        (page - 1) * page_size,
-    )
-    .fetch_all(&app.db)
-    .await
-    .map_err(|error| postgres::problem(&error))?;
-    Ok(Json(DeadLetters { dead_letters, total, page, page_size }))
-}
-
-/// A dead letter that is on its way again.
-#[derive(Serialize, ToSchema)]
-struct Redriven {
-    /// Names the new message.
-    message_id: String,
-}
-
-/// Send a dead letter on its way again
-///
-/// It goes back into its driver's stream. Sent again twice it is still one event.
-#[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", tag = "admin",
-    params(("id" = i64, Path)),
+    get, path = "/dead-letters", tag = "admin", params(Search),
     responses(
-        (status = 200, description = "In its stream again", body = Redriven),
-        (status = 404, description = "No such dead letter"),
-        (status = 409, description = "It does not hold a position, and never will"),
-        (status = 503, description = "Cannot be stored now"),
+        (status = 200, description = "Newest first", body = DeadLetters),
+        (status = 422, description = "A value is out of range", body = Problem),
+        (status = 429, description = "Too many lists of the caller at a time", body = Problem),
+        (status = 503, description = "The database is away or busy", body = Problem),
     ),
 )]
-async fn redrive(State(app): State<App>, Path(id): Path<i64>) -> Result<Json<Redriven>, Problem> {
-    let payload = sqlx::query_scalar!("SELECT payload FROM dead_letters WHERE id = $1", id)
-        .fetch_optional(&app.db)
+async fn list_dead_letters(
+    State(app): State<App>,
+    Auth(caller): Auth,
+    Query(search): Query<Search>,
+) -> Result<Json<DeadLetters>, Problem> {
+    let (db, _report) = app.reports.begin(&caller).await?;
+    Ok(Json(search.list(db, &TABLE).await?))
+}
+
+/// Redrive a dead letter
+///
+/// A position goes back into a stream; an order's event is applied. Done twice, it is still one.
+#[utoipa::path(
+    post, path = "/dead-letters/{id}/redrive", tag = "admin",
+    params(("id" = String, Path, description = "`id` of the letter")),
+    responses(
+        (status = 200, description = "On its way again, or applied", body = Redriven),
+        (status = 404, description = "No such dead letter", body = Problem),
+        (status = 409, description = "It cannot be read, or is refused for good", body = Problem),
+        (status = 503, description = "Cannot be stored now", body = Problem),
+    ),
+)]
+async fn redrive_dead_letter(
+    State(app): State<App>,
+    Path(id): Path<String>,
+) -> Result<Json<Redriven>, Problem> {
+    let letter = TABLE
+        .get(&app.db, &id)
         .await
         .map_err(|error| postgres::problem(&error))?
         .ok_or_else(Problem::not_found)?;
-    let position = payload
-        .as_deref()
-        .and_then(|payload| Position::decode_entry(payload).ok())
-        .ok_or_else(|| Problem::conflict("The dead letter does not hold a position."))?;
-    let receipt = app.appender.append(&[position]).await?;
-    // Should this fail, the letter is offered again, which stores nothing twice.
-    sqlx::query!("UPDATE dead_letters SET redriven_at = now() WHERE id = $1", id)
-        .execute(&app.db)
-        .await
-        .map_err(|error| postgres::problem(&error))?;
-    Ok(Json(Redriven { message_id: receipt.to_string() }))
+    Ok(Json(redrive(&app, &letter).await?.answer(&letter)?))
+}
+
+/// Redrive many dead letters
+///
+/// Oldest first, up to `limit`, and for some seconds at most. `next` is there when there may be
+/// more.
+#[utoipa::path(
+    post, path = "/dead-letters/redrive", tag = "admin", request_body = RedriveMany,
+    responses(
+        (status = 200, description = "What became of them", body = RedriveReport),
+        (status = 422, description = "A value is out of range", body = Problem),
+        (status = 503, description = "Cannot be stored now", body = Problem),
+    ),
+)]
+async fn redrive_dead_letters(
+    State(app): State<App>,
+    Json(many): Json<RedriveMany>,
+) -> Result<Json<RedriveReport>, Problem> {
+    let redrive = |letter: Kept| {
+        let app = app.clone();
+        async move { redrive(&app, &letter).await }
+    };
+    Ok(Json(redrive_many(&app.db, &TABLE, many, redrive).await?))
+}
+
+async fn redrive(app: &App, letter: &Kept) -> Result<Outcome, Problem> {
+    let payload = letter.payload.as_deref();
+    let message_id = if letter.kind == Kind::OrderEvent {
+        match orders::redrive(&app.db, payload).await {
+            Ok(Ok(())) => None,
+            Ok(Err(reason)) => return Ok(Outcome::Refused(reason)),
+            Err(error) => return Err(postgres::problem(&error)),
+        }
+    } else {
+        let Some(Ok(position)) = payload.map(Position::decode_entry) else {
+            return Ok(Outcome::Refused("The dead letter does not hold a position.".to_owned()));
+        };
+        Some(app.appender.append(&[position]).await?.to_string())
+    };
+    // Should this fail, the letter is offered again, which stores and changes nothing twice.
+    TABLE.note_redriven(&app.db, letter).await.map_err(|error| postgres::problem(&error))?;
+    metrics::counter!("dead_letters_redriven_total", "kind" => letter.kind.as_str()).increment(1);
+    Ok(Outcome::Redriven(message_id))
 }

@@ -23,9 +23,12 @@ use crate::deliveries::{
     store::{self, Created, Error},
 };
 
+const READERS: &[Role] =
+    &[Role::Customer, Role::Driver, Role::Operator, Role::Admin, Role::Service];
+
 pub(super) const ACCESS: &[Row] = &[
     (Method::POST, "/deliveries", Who::Roles(&[Role::Admin, Role::Service])),
-    (Method::GET, "/deliveries/{order_id}", Who::Roles(Role::ALL)),
+    (Method::GET, "/deliveries/{order_id}", Who::Roles(READERS)),
     (
         Method::POST,
         "/deliveries/{order_id}/assign",
@@ -49,6 +52,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// A delivery to create.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewDelivery)]
 struct Create {
     #[schema(value_type = uuid::Uuid)]
     order_id: OrderId,
@@ -65,7 +69,8 @@ struct Create {
 ///
 /// Sending the same content again answers 200 with the delivery as it is by then.
 #[utoipa::path(
-    post, path = "/deliveries", tag = "deliveries", request_body = Create,
+    post, path = "/deliveries", operation_id = "create_delivery",
+    tag = "deliveries", request_body = Create,
     responses(
         (status = 201, description = "Created", body = Delivery),
         (status = 200, description = "Was created so before", body = Delivery),
@@ -96,7 +101,7 @@ async fn create(
 ///
 /// For its customer, its driver, operators of its restaurant, admins and services.
 #[utoipa::path(
-    get, path = "/deliveries/{order_id}", tag = "deliveries",
+    get, path = "/deliveries/{order_id}", operation_id = "get_delivery", tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "The delivery", body = Delivery),
@@ -128,7 +133,8 @@ struct Assign {
 /// Takes it from the driver who has it, as long as it is not picked up. Whether the driver is
 /// online is the caller's judgement; its capacity is not.
 #[utoipa::path(
-    post, path = "/deliveries/{order_id}/assign", tag = "deliveries",
+    post, path = "/deliveries/{order_id}/assign", operation_id = "assign_delivery",
+    tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)), request_body = Assign,
     responses(
         (status = 200, description = "The delivery as it is now", body = Delivery),
@@ -177,7 +183,8 @@ enum Next {
 ///
 /// Saying again what is so already answers 200 and changes nothing.
 #[utoipa::path(
-    put, path = "/deliveries/{order_id}/status", tag = "deliveries",
+    put, path = "/deliveries/{order_id}/status", operation_id = "set_delivery_status",
+    tag = "deliveries",
     params(("order_id" = uuid::Uuid, Path)), request_body = NewStatus,
     responses(
         (status = 200, description = "The delivery as it is now", body = Delivery),
@@ -215,6 +222,7 @@ fn may_see(caller: &Caller, delivery: &Delivery) -> bool {
         Role::Operator => {
             delivery.restaurant_id.is_some_and(|id| caller.restaurants.contains(&id.get()))
         }
+        Role::Fleet => false,
     }
 }
 

@@ -63,7 +63,8 @@ struct NewDriver {
 ///
 /// The driver starts offline. Sending the same registration again answers 200 and changes nothing.
 #[utoipa::path(
-    post, path = "/drivers", tag = "drivers", request_body = NewDriver,
+    post, path = "/drivers", operation_id = "register_driver",
+    tag = "drivers", request_body = NewDriver,
     responses(
         (status = 201, description = "Registered", body = Driver),
         (status = 200, description = "Was registered so before", body = Driver),
@@ -91,8 +92,10 @@ async fn register(State(app): State<App>, Json(new): Json<NewDriver>) -> Result<
 #[into_params(parameter_in = Query)]
 struct Filter {
     /// From 1.
+    #[param(minimum = 1, maximum = 1_000_000)]
     page: Option<i64>,
     /// Up to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     page_size: Option<i64>,
     /// Only drivers with this vehicle.
     vehicle: Option<Vehicle>,
@@ -113,7 +116,7 @@ struct Drivers {
 
 /// List drivers
 #[utoipa::path(
-    get, path = "/drivers", tag = "drivers", params(Filter),
+    get, path = "/drivers", operation_id = "list_drivers", tag = "drivers", params(Filter),
     responses(
         (status = 200, description = "By id", body = Drivers),
         (status = 422, description = "A parameter is out of range", body = Problem),
@@ -151,7 +154,8 @@ async fn list(
 
 /// One driver
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}", tag = "drivers", params(("driver_id" = i64, Path)),
+    get, path = "/drivers/{driver_id}", operation_id = "get_driver",
+    tag = "drivers", params(("driver_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The driver", body = Driver),
         (status = 404, description = "Not registered, or another driver", body = Problem),
@@ -178,8 +182,8 @@ struct NewState {
 ///
 /// Deliveries under way go on either way.
 #[utoipa::path(
-    put, path = "/drivers/{driver_id}/status", tag = "drivers",
-    params(("driver_id" = i64, Path)), request_body = NewState,
+    put, path = "/drivers/{driver_id}/status", operation_id = "set_driver_status", tag = "drivers",
+    params(("driver_id" = i64, Path, minimum = 1)), request_body = NewState,
     responses(
         (status = 200, description = "The driver as it is now", body = Driver),
         (status = 404, description = "Not registered, or another driver", body = Problem),

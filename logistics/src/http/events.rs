@@ -27,11 +27,14 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, track::come_in};
+use super::{
+    App,
+    track::{not_stopping, spread},
+};
 use crate::{
     deliveries::{Event, store},
     tracking::{
-        Seat, Sources,
+        Refused, Seat, Sources,
         feed::{Batch, Feed, OpenError},
         jitter,
         message::{Connected, status_change_json},
@@ -68,6 +71,28 @@ struct Events {
     events: Vec<Event>,
 }
 
+/// A message of the stream.
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "describes the stream")]
+struct StreamMessage {
+    event: StreamEvent,
+    /// JSON.
+    data: String,
+    /// The `seq` to come back with.
+    id: Option<String>,
+}
+
+/// The kind of a message.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "describes the stream")]
+enum StreamEvent {
+    Connected,
+    StatusChange,
+    LocationUpdate,
+    End,
+}
+
 /// What happens to an order
 ///
 /// A stream of server-sent events with the messages of the tracking socket: `connected`,
@@ -75,12 +100,13 @@ struct Events {
 /// after which a client that comes back is answered 204. With `Accept: application/json` it
 /// answers the events so far and ends.
 #[utoipa::path(
-    get, path = "/drivers/orders/{order_id}/events", tag = "tracking",
+    get, path = "/drivers/orders/{order_id}/events", operation_id = "follow_order_events",
+    tag = "tracking",
     params(("order_id" = uuid::Uuid, Path), After),
     responses(
         (status = 200, description = "Events", content(
             (Events = "application/json"),
-            (String = "text/event-stream"),
+            (StreamMessage = "text/event-stream"),
         )),
         (status = 204, description = "The order has ended and everything was told"),
         (status = 404, description = "No such order of yours", body = Problem),
@@ -101,9 +127,12 @@ async fn events(
     if wants_json(&headers) {
         return list(&app, order_id, customer_id, since.unwrap_or(0)).await;
     }
-    come_in(&app)?;
-    let seat = app.hub.gate().enter(customer_id).ok_or_else(|| {
-        Problem::too_many(Duration::from_secs(1) + jitter(Duration::from_secs(4)))
+    not_stopping(&app)?;
+    let seat = app.hub.gate().enter(customer_id).map_err(|refused| match refused {
+        Refused::Customer(wait) => Problem::too_many(spread(wait)),
+        Refused::Process(wait) => {
+            Problem::unavailable("Too many watchers come at once.", spread(wait))
+        }
     })?;
     let (feed, connected) = Feed::open(Sources::from(&app), order_id, customer_id, since)
         .await
@@ -213,9 +242,11 @@ impl Source {
     }
 }
 
-/// The `seq` that a reconnecting EventSource names.
+/// The `seq` that a reconnecting EventSource names; an empty one is none (WHATWG HTML, 9.2.4).
 fn last_event_id(headers: &HeaderMap) -> Result<Option<i64>, Problem> {
-    let Some(id) = headers.get("last-event-id") else { return Ok(None) };
+    let Some(id) = headers.get("last-event-id").filter(|id| !id.is_empty()) else {
+        return Ok(None);
+    };
     let seq = id.to_str().ok().and_then(|id| id.parse().ok());
     seq.map(Some).ok_or_else(|| Problem::unprocessable().field("Last-Event-ID", "must be a seq"))
 }

@@ -25,8 +25,8 @@ use serde_json::value::RawValue;
 use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, DRIVER, POINTS_MAX, SERVICE, get, now, only_self, post};
-use crate::{deliveries, fix::Fix, location::OrderLocation};
+use super::{App, DRIVER, FLEET, POINTS_MAX, get, now, only_self, post};
+use crate::{deliveries, fix::Fix, location::CurrentLocation};
 
 /// A single fix in JSON.
 pub(super) const FIX_BYTES_MAX: usize = 2 * 1024;
@@ -36,7 +36,7 @@ const BATCH_BYTES_MAX: usize = 64 * 1024;
 pub(super) const ACCESS: &[Row] = &[
     post("/drivers/{driver_id}/location", DRIVER),
     post("/drivers/{driver_id}/locations", DRIVER),
-    post("/locations", SERVICE),
+    post("/locations", FLEET),
     get(
         "/drivers/{driver_id}/location",
         &[Role::Driver, Role::Operator, Role::Admin, Role::Customer],
@@ -57,7 +57,7 @@ struct Accepted {
     status: &'static str,
     /// Names the stored message.
     message_id: String,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
 }
 
@@ -65,8 +65,8 @@ struct Accepted {
 ///
 /// Answers when the fix is on disk.
 #[utoipa::path(
-    post, path = "/drivers/{driver_id}/location", tag = "locations",
-    params(("driver_id" = i64, Path)),
+    post, path = "/drivers/{driver_id}/location", operation_id = "post_location", tag = "locations",
+    params(("driver_id" = i64, Path, minimum = 1)),
     request_body = Fix,
     responses(
         (status = 202, description = "On disk", body = Accepted),
@@ -98,10 +98,12 @@ struct Points<T> {
 }
 
 /// The form of a batch.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "describes the request")]
 struct Batch {
     /// 1 to 500 fixes. In a fleet's batch each names its `driver_id`.
+    #[schema(min_items = 1, max_items = 500)]
     points: Vec<Fix>,
 }
 
@@ -136,8 +138,9 @@ struct Results {
 ///
 /// A bad point is rejected by itself and keeps none of the others back.
 #[utoipa::path(
-    post, path = "/drivers/{driver_id}/locations", tag = "locations",
-    params(("driver_id" = i64, Path)),
+    post, path = "/drivers/{driver_id}/locations", operation_id = "post_locations",
+    tag = "locations",
+    params(("driver_id" = i64, Path, minimum = 1)),
     request_body = Batch,
     responses(
         (status = 202, description = "All accepted points are on disk", body = Results),
@@ -164,7 +167,7 @@ async fn post_locations(
 ///
 /// For a gateway that collects many drivers' fixes. Each point names its `driver_id`.
 #[utoipa::path(
-    post, path = "/locations", tag = "locations",
+    post, path = "/locations", operation_id = "post_fleet_locations", tag = "locations",
     request_body = Batch,
     responses(
         (status = 202, description = "All accepted points are on disk", body = Results),
@@ -213,10 +216,11 @@ async fn batch(
     let mut seen = FxHashSet::default();
     let mut positions = Vec::with_capacity(points.len());
     let mut results = Vec::with_capacity(points.len());
-    for point in points {
+    for (place, point) in (0..).zip(points) {
         let (event_id, judged) = match point {
             Ok(fix) => {
-                let judged = fix.driver(driver_id).and_then(|driver_id| fix.check(driver_id, now));
+                let judged =
+                    fix.driver(driver_id).and_then(|driver_id| fix.check_at(driver_id, now, place));
                 (fix.event_id, judged.map_err(|error| error.to_string()))
             }
             Err(reason) => (None, Err(reason)),
@@ -252,10 +256,11 @@ fn reason(problem: &Problem) -> String {
 ///
 /// Customers see it while the driver delivers an order of theirs.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/location", tag = "locations",
-    params(("driver_id" = i64, Path)),
+    get, path = "/drivers/{driver_id}/location", operation_id = "get_driver_location",
+    tag = "locations",
+    params(("driver_id" = i64, Path, minimum = 1)),
     responses(
-        (status = 200, description = "Newest position", body = OrderLocation),
+        (status = 200, description = "Newest position", body = CurrentLocation),
         (status = 404, description = "Unknown, or not yours to see"),
     ),
 )]
@@ -263,7 +268,7 @@ async fn get_location(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(driver_id): Path<DriverId>,
-) -> Result<Json<OrderLocation>, Problem> {
+) -> Result<Json<CurrentLocation>, Problem> {
     only_self(&caller, driver_id)?;
     if caller.role == Role::Customer {
         let customer_id = CustomerId::new(caller.subject).map_err(|_| Problem::not_found())?;
@@ -272,11 +277,11 @@ async fn get_location(
             return Err(Problem::not_found());
         }
     }
-    let position = app.current.get(driver_id).ok_or_else(Problem::not_found)?;
-    let mut location = OrderLocation::of(&position);
+    let received = app.current.received(driver_id).ok_or_else(Problem::not_found)?;
+    let mut current = CurrentLocation::of(&received);
     if caller.role == Role::Customer {
         // It may be the order of another customer whom the driver serves on the same trip.
-        location.order_id = None;
+        current.location.order_id = None;
     }
-    Ok(Json(location))
+    Ok(Json(current))
 }

@@ -4,6 +4,7 @@ mod dead_letters;
 mod deliveries;
 mod drivers;
 mod events;
+mod geojson;
 mod locations;
 mod nearby;
 mod route;
@@ -17,16 +18,14 @@ use chrono::Utc;
 use contracts::ids::DriverId;
 use platform::{
     access::{AccessTable, Row},
-    auth::{Caller, Role, Verifier},
+    auth::{Caller, Role, TrackingVerifier, Verifier},
     permits::Reports,
     problem::Problem,
+    serve::Origins,
 };
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
-use utoipa::{
-    Modify, OpenApi,
-    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
-};
+use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 
 use crate::{
@@ -36,6 +35,7 @@ use crate::{
     history::History,
     ingest::{AppendError, Appender},
     limits::Limits,
+    places::Places,
     tracking::Hub,
 };
 
@@ -66,10 +66,14 @@ pub struct Parts {
     pub limits: Arc<Limits>,
     /// Reads that look at a lot.
     pub reports: Reports,
-    /// Checks tokens.
+    /// Checks access tokens.
     pub verifier: Verifier,
+    /// Checks tracking tokens.
+    pub tracking_verifier: TrackingVerifier,
+    /// Sockets of drivers.
+    pub streams: Places<DriverId>,
     /// Browser origins that may open sockets.
-    pub origins: Vec<String>,
+    pub origins: Origins,
     /// Ends sockets.
     pub shutdown: CancellationToken,
 }
@@ -89,29 +93,12 @@ impl std::ops::Deref for App {
 }
 
 #[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Swift Eats logistics",
-        description = "GPS ingest, routes, drivers nearby, deliveries and order tracking.",
-        license(name = "Apache-2.0", identifier = "Apache-2.0")
-    ),
-    modifiers(&Bearer)
-)]
+#[openapi(info(
+    title = "Swift Eats logistics",
+    description = "GPS ingest, routes, drivers nearby, deliveries and order tracking.",
+    license(name = "Apache-2.0", identifier = "Apache-2.0")
+))]
 struct ApiDoc;
-
-/// Describes how callers say who they are.
-struct Bearer;
-
-impl Modify for Bearer {
-    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
-        let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT").build();
-        openapi
-            .components
-            .get_or_insert_default()
-            .add_security_scheme("bearer", SecurityScheme::Http(scheme));
-        openapi.security = Some(vec![SecurityRequirement::new::<_, [&str; 0], &str>("bearer", [])]);
-    }
-}
 
 fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
     let api = OpenApiRouter::new()
@@ -124,7 +111,9 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(track::routes())
         .merge(events::routes())
         .merge(dead_letters::routes());
-    OpenApiRouter::with_openapi(ApiDoc::openapi()).nest(PREFIX, api).split_for_parts()
+    let (router, document) =
+        OpenApiRouter::with_openapi(ApiDoc::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The API's description.
@@ -157,7 +146,7 @@ pub fn router(app: App) -> Router {
 
 /// Roles, for access rows.
 const DRIVER: &[Role] = &[Role::Driver];
-const SERVICE: &[Role] = &[Role::Service];
+const FLEET: &[Role] = &[Role::Fleet];
 const ADMIN: &[Role] = &[Role::Admin];
 
 /// 404 unless the caller is this driver: another driver's id says nothing, not even that it exists.

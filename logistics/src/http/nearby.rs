@@ -36,14 +36,19 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[into_params(parameter_in = Query)]
 struct Near {
     /// Degrees.
+    #[param(minimum = -90, maximum = 90)]
     lat: f64,
     /// Degrees.
+    #[param(minimum = -180, maximum = 180)]
     lng: f64,
     /// Metres, up to 100,000; 1,000 when absent. With `k` and no radius there is no limit.
+    #[param(exclusive_minimum = 0, maximum = 100_000)]
     radius: Option<f64>,
     /// At most so many, up to 500; 50 when absent.
+    #[param(minimum = 1, maximum = 500)]
     limit: Option<usize>,
     /// The k nearest, however far.
+    #[param(minimum = 1, maximum = 500)]
     k: Option<usize>,
     /// Only drivers registered with this vehicle.
     vehicle: Option<Vehicle>,
@@ -65,7 +70,7 @@ struct Nearby {
 /// One driver near.
 #[derive(Serialize, ToSchema)]
 struct NearbyDriver {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     latitude: f64,
     longitude: f64,
@@ -89,7 +94,8 @@ impl From<Found> for NearbyDriver {
 ///
 /// Only drivers heard of within the last minute (setting).
 #[utoipa::path(
-    get, path = "/drivers/nearby", tag = "drivers", params(Near),
+    get, path = "/drivers/nearby", operation_id = "list_drivers_nearby",
+    tag = "drivers", params(Near),
     responses(
         (status = 200, description = "Nearest first", body = Nearby),
         (status = 422, description = "A parameter is missing or out of range"),

@@ -13,16 +13,15 @@ use contracts::{ids::DriverId, position::Position};
 use platform::{
     access::Row,
     auth::{Auth, Role},
-    extract::{Json, Path, Query},
+    extract::{Json, Path, Query, Time},
     postgres,
     problem::Problem,
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{App, get, only_self};
+use super::{App, geojson::geojson, get, only_self};
 use crate::{
     history::{DriverHour, RouteCursor},
     location::{Location, OrderLocation},
@@ -47,29 +46,37 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[into_params(parameter_in = Query)]
 struct Span {
     /// From, included; one hour before the end when absent.
-    start_time: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    start_time: Option<Time>,
     /// To, not included; now when absent.
-    end_time: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    end_time: Option<Time>,
     /// Up to 10,000; 1,000 when absent.
+    #[param(minimum = 1, maximum = 10_000)]
     limit: Option<i64>,
     /// `next` of the page before, with the same times.
     cursor: Option<String>,
 }
 
-impl Span {
-    fn times(&self) -> Result<(DateTime<Utc>, DateTime<Utc>), Problem> {
-        let end = self.end_time.unwrap_or_else(Utc::now);
-        let start = self.start_time.unwrap_or(end - TimeDelta::hours(1));
-        let wrong = |message| Problem::unprocessable().field("start_time", message);
-        if start > end {
-            return Err(wrong("must not be after end_time"));
-        }
-        if end.signed_duration_since(start) > SPAN_MAX {
-            return Err(wrong("must be at most 7 days before end_time"));
-        }
-        Ok((start, end))
+/// From when to when; without `start` so long before the end.
+fn span(
+    start: Option<Time>,
+    end: Option<Time>,
+    length: TimeDelta,
+) -> Result<(DateTime<Utc>, DateTime<Utc>), Problem> {
+    let end = end.map_or_else(Utc::now, |end| end.0);
+    let start = start.map_or_else(|| end - length, |start| start.0);
+    let wrong = |message| Problem::unprocessable().field("start_time", message);
+    if start > end {
+        return Err(wrong("must not be after end_time"));
     }
+    if end.signed_duration_since(start) > SPAN_MAX {
+        return Err(wrong("must be at most 7 days before end_time"));
+    }
+    Ok((start, end))
+}
 
+impl Span {
     fn limit(&self) -> Result<i64, Problem> {
         Some(self.limit.unwrap_or(LIMIT_DEFAULT))
             .filter(|limit| (1..=LIMIT_MAX).contains(limit))
@@ -80,7 +87,7 @@ impl Span {
 /// A driver's way.
 #[derive(Serialize, ToSchema)]
 struct Route {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     /// Oldest first.
     locations: Vec<OrderLocation>,
@@ -126,8 +133,8 @@ impl Format {
 ///
 /// Every accepted position is here once, at the time the device recorded it.
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/route", tag = "drivers",
-    params(("driver_id" = i64, Path), Span),
+    get, path = "/drivers/{driver_id}/route", operation_id = "get_driver_route", tag = "drivers",
+    params(("driver_id" = i64, Path, minimum = 1), Span),
     responses(
         (status = 200, description = "Oldest first", content(
             (Route = "application/json"),
@@ -146,14 +153,14 @@ async fn get_route(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(driver_id): Path<DriverId>,
-    Query(span): Query<Span>,
+    Query(asked): Query<Span>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     only_self(&caller, driver_id)?;
     let format = Format::accepted(&headers)?;
-    let (start_time, end_time) = span.times()?;
-    let limit = span.limit()?;
-    let cursor = match &span.cursor {
+    let (start_time, end_time) = span(asked.start_time, asked.end_time, TimeDelta::hours(1))?;
+    let limit = asked.limit()?;
+    let cursor = match &asked.cursor {
         Some(cursor) => cursor
             .parse()
             .map_err(|_| Problem::unprocessable().field("cursor", "is not one that was given"))?,
@@ -189,24 +196,6 @@ async fn get_route(
 
 fn time(position: &Position) -> String {
     position.recorded_at().to_rfc3339_opts(SecondsFormat::Micros, true)
-}
-
-/// One `LineString` (RFC 7946), times beside it; a single point is a `Point`.
-fn geojson(driver_id: DriverId, positions: &[Position]) -> String {
-    let coordinates: Vec<[f64; 2]> =
-        positions.iter().map(|position| [position.longitude(), position.latitude()]).collect();
-    let times: Vec<String> = positions.iter().map(time).collect();
-    let geometry = match coordinates.as_slice() {
-        [] => json!(null),
-        [only] => json!({"type": "Point", "coordinates": only}),
-        line => json!({"type": "LineString", "coordinates": line}),
-    };
-    json!({
-        "type": "Feature",
-        "geometry": geometry,
-        "properties": {"driver_id": driver_id, "times": times},
-    })
-    .to_string()
 }
 
 /// GPX 1.1: one track of one segment.
@@ -255,7 +244,7 @@ fn csv(positions: &[Position]) -> String {
 /// A driver's hours.
 #[derive(Serialize, ToSchema)]
 struct Hours {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     /// Oldest first; an hour without a position is not there.
     hours: Vec<DriverHour>,
@@ -266,15 +255,17 @@ struct Hours {
 #[into_params(parameter_in = Query)]
 struct HoursSpan {
     /// From, included; 24 hours before the end when absent.
-    start_time: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    start_time: Option<Time>,
     /// To, not included; now when absent.
-    end_time: Option<DateTime<Utc>>,
+    #[param(value_type = Option<DateTime<Utc>>)]
+    end_time: Option<Time>,
 }
 
 /// A driver's points and metres by the hour
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/hours", tag = "drivers",
-    params(("driver_id" = i64, Path), HoursSpan),
+    get, path = "/drivers/{driver_id}/hours", operation_id = "get_driver_hours", tag = "drivers",
+    params(("driver_id" = i64, Path, minimum = 1), HoursSpan),
     responses(
         (status = 200, description = "Oldest first", body = Hours),
         (status = 404, description = "Another driver"),
@@ -287,14 +278,10 @@ async fn get_hours(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(driver_id): Path<DriverId>,
-    Query(span): Query<HoursSpan>,
+    Query(asked): Query<HoursSpan>,
 ) -> Result<Json<Hours>, Problem> {
     only_self(&caller, driver_id)?;
-    let end_time = span.end_time.unwrap_or_else(Utc::now);
-    let start_time = span.start_time.unwrap_or(end_time - TimeDelta::hours(24));
-    let span =
-        Span { start_time: Some(start_time), end_time: Some(end_time), limit: None, cursor: None };
-    let (start, end) = span.times()?;
+    let (start, end) = span(asked.start_time, asked.end_time, TimeDelta::hours(24))?;
     let _report = app.reports.begin(&caller).await?;
     let hours = app
         .history
@@ -348,8 +335,5 @@ mod tests {
         assert!(gpx(driver, &[position()]).contains(
             "<trkpt lat=\"37.7700001\" lon=\"-122.41\"><time>2023-11-14T22:13:20.123456Z</time>"
         ));
-        let line = geojson(driver, &[position(), position()]);
-        assert!(line.contains("[[-122.41,37.7700001],[-122.41,37.7700001]]"), "{line}");
-        assert!(geojson(driver, &[]).contains("\"geometry\":null"));
     }
 }

@@ -1,7 +1,9 @@
 //! Where the driver of an order is: once over HTTP, or continuously over a WebSocket.
 //!
 //! The WebSocket carries no credentials in its URL or headers: its first message does. So anyone
-//! may open one, at a limited pace, and has seconds to say who it is.
+//! may open one and has seconds to say who it is, for as long as others do not need its place.
+
+use std::time::Duration;
 
 use axum::{
     extract::{State, WebSocketUpgrade, ws::rejection::WebSocketUpgradeRejection},
@@ -15,6 +17,7 @@ use platform::{
     extract::{Json, Path},
     postgres,
     problem::Problem,
+    serve::{ClientAddress, Origins},
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -22,7 +25,7 @@ use super::App;
 use crate::{
     deliveries::store,
     location::Location,
-    tracking::{Sources, session},
+    tracking::{Sources, jitter, session},
 };
 
 pub(super) const ACCESS: &[Row] =
@@ -38,7 +41,7 @@ impl From<&App> for Sources {
             db: app.db.clone(),
             current: app.current.clone(),
             hub: app.hub.clone(),
-            verifier: app.verifier.clone(),
+            verifier: app.tracking_verifier.clone(),
             shutdown: app.shutdown.clone(),
         }
     }
@@ -55,11 +58,13 @@ impl From<&App> for Sources {
 /// back after `retry_ms` with `since`, both in the reason; 4400 not understood; 4401 the token is
 /// not valid; 4404 no such order; 4408 no subscribe message; 4429 too many sockets.
 #[utoipa::path(
-    get, path = "/drivers/orders/{order_id}/driver-location", tag = "tracking",
+    get, path = "/drivers/orders/{order_id}/driver-location", operation_id = "track_order",
+    tag = "tracking",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "Newest position", body = Location),
         (status = 101, description = "A tracking socket"),
+        (status = 400, description = "Not a WebSocket handshake", body = Problem),
         (status = 401, description = "No token, or not a valid one", body = Problem),
         (status = 403, description = "Not a customer, or a page of an unknown origin",
             body = Problem),
@@ -68,15 +73,16 @@ impl From<&App> for Sources {
         (status = 503, description = "Too many sockets open at once; come back later",
             body = Problem),
     ),
-    security(("bearer" = [])),
+    security(("bearer" = ["customer"])),
 )]
 async fn driver_location(
     State(app): State<App>,
     Path(order_id): Path<OrderId>,
     headers: HeaderMap,
+    client: ClientAddress,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
-    if !headers.contains_key(header::UPGRADE) {
+    if !wants_websocket(&headers) {
         return newest(&app, order_id, &headers)
             .await
             .map(|location| Json(location).into_response());
@@ -84,34 +90,39 @@ async fn driver_location(
     only_known_origins(&app.origins, &headers)?;
     let upgrade = upgrade
         .map_err(|rejection| Problem::generic(rejection.status()).detail(rejection.body_text()))?;
-    come_in(&app)?;
-    Ok(session::accept(upgrade, Sources::from(&app), order_id))
+    not_stopping(&app)?;
+    Ok(session::accept(upgrade, Sources::from(&app), order_id, client))
 }
 
-/// 503 when too many come at once or this process stops.
-pub(super) fn come_in(app: &App) -> Result<(), Problem> {
-    use std::time::Duration;
-
-    use crate::tracking::jitter;
-
+/// 503 when this process stops.
+pub(super) fn not_stopping(app: &App) -> Result<(), Problem> {
     if app.shutdown.is_cancelled() {
         return Err(Problem::unavailable("This server is stopping.", Duration::from_secs(1)));
     }
-    app.hub.gate().accept().map_err(|wait| {
-        // Rounded up to seconds by the header; spread, so that they do not all come back at once.
-        let retry_after = wait + Duration::from_secs(1) + jitter(Duration::from_secs(4));
-        Problem::unavailable("Too many watchers come at once.", retry_after)
-    })
+    Ok(())
+}
+
+/// A wait that is rounded up to seconds by the header; spread, so that those who were refused do not
+/// all come back at once.
+pub(super) fn spread(wait: Duration) -> Duration {
+    wait + Duration::from_secs(1) + jitter(Duration::from_secs(4))
+}
+
+/// Other protocols that a client would rather speak, such as `h2c`, are none of ours: RFC 9110, 7.8
+/// lets a server go on as if they were not named.
+fn wants_websocket(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all(header::UPGRADE).iter();
+    lines
+        .flat_map(|line| line.as_bytes().split(|&byte| byte == b','))
+        .any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Browsers name the page's origin and let any page open a socket; other clients send none.
-fn only_known_origins(known: &[String], headers: &HeaderMap) -> Result<(), Problem> {
+fn only_known_origins(known: &Origins, headers: &HeaderMap) -> Result<(), Problem> {
     let mut origins = headers.get_all(header::ORIGIN).iter();
     match (origins.next(), origins.next()) {
         (None, _) => Ok(()),
-        (Some(origin), None) if known.iter().any(|known| known.as_bytes() == origin.as_bytes()) => {
-            Ok(())
-        }
+        (Some(origin), None) if known.contains(origin.as_bytes()) => Ok(()),
         _ => Err(Problem::forbidden().detail("Pages of this origin may not open sockets.")),
     }
 }
@@ -154,7 +165,7 @@ mod tests {
 
     #[test]
     fn only_pages_of_known_origins_open_sockets() {
-        let known = ["https://app.example.com".to_owned()];
+        let known = "https://app.example.com".parse().unwrap();
         let is_let_in = |origins: &[&'static str]| {
             let mut headers = HeaderMap::new();
             for origin in origins {

@@ -56,16 +56,16 @@ struct Leaf {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Member {
     pub(super) driver_id: DriverId,
-    pub(super) recorded_at_us: i64,
+    pub(super) heard_at_ms: i64,
     pub(super) slot: u32,
     pub(super) lat_e7: i32,
     pub(super) lon_e7: i32,
 }
 
 impl Member {
-    fn new(slot: u32, position: &Position) -> Self {
-        let &Position { driver_id, recorded_at_us, lat_e7, lon_e7, .. } = position;
-        Self { driver_id, recorded_at_us, slot, lat_e7, lon_e7 }
+    fn new(slot: u32, position: &Position, heard_at_ms: i64) -> Self {
+        let &Position { driver_id, lat_e7, lon_e7, .. } = position;
+        Self { driver_id, heard_at_ms, slot, lat_e7, lon_e7 }
     }
 
     pub(super) fn point(&self) -> Point {
@@ -96,8 +96,8 @@ struct Place {
 
 impl Cells {
     /// Puts a slot where it is now, in or out of a cell before.
-    pub(super) fn put(&mut self, slot: u32, position: &Position) {
-        let member = Member::new(slot, position);
+    pub(super) fn put(&mut self, slot: u32, position: &Position, heard_at_ms: i64) {
+        let member = Member::new(slot, position, heard_at_ms);
         if self.places.len() <= slot as usize {
             self.places.resize(slot as usize + 1, None);
         }

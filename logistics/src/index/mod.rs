@@ -57,17 +57,27 @@ pub struct Found {
 
 /// The newest position of every driver, searchable by place.
 ///
-/// A driver is *active* from a fix until a [`sweep`](Self::sweep) finds that fix too old. Only
-/// active drivers are searched; the others are still known to [`get`](Self::get).
+/// A driver is *active* from a fix until a [`sweep`](Self::sweep) finds that we received it too
+/// long ago, whatever the device's clock says. Only active drivers are searched; the others are
+/// still known to [`get`](Self::get), until [`forget`](Self::forget) finds their position too old.
 #[derive(Debug)]
 pub struct DriverIndex {
     slots: FxHashMap<DriverId, u32>,
-    /// By slot. No driver is ever forgotten, so slots are never reused.
+    /// By slot.
     positions: Vec<Position>,
+    /// By slot, when that position was received; [`VACANT`] where a driver was forgotten.
+    heard_at_ms: Vec<i64>,
+    /// Slots for drivers to come.
+    vacant: Vec<u32>,
     cells: Cells,
-    /// No active driver's newest fix is older: most sweeps have nothing to look for.
-    oldest_active_us: i64,
+    /// No active driver's newest fix was received earlier: most sweeps have nothing to look for.
+    oldest_active_ms: i64,
+    /// No driver's newest fix was recorded earlier: most calls of [`DriverIndex::forget`] neither.
+    oldest_us: i64,
 }
+
+/// When nobody was heard.
+const VACANT: i64 = i64::MIN;
 
 impl Default for DriverIndex {
     fn default() -> Self {
@@ -81,20 +91,32 @@ impl DriverIndex {
         Self {
             slots: FxHashMap::default(),
             positions: Vec::new(),
+            heard_at_ms: Vec::new(),
+            vacant: Vec::new(),
             cells: Cells::default(),
-            oldest_active_us: i64::MAX,
+            oldest_active_ms: i64::MAX,
+            oldest_us: i64::MAX,
         }
     }
 
-    /// Makes `position` the driver's newest, and the driver active.
+    /// Makes `position`, received at `heard_at_ms`, the driver's newest, and the driver active.
     ///
     /// False, and nothing changes, unless its [`Position::order_key`] is greater than that of the
     /// position already known.
-    pub fn update(&mut self, position: Position) -> bool {
+    pub fn update(&mut self, position: Position, heard_at_ms: i64) -> bool {
         let slot = match self.slots.entry(position.driver_id) {
             Entry::Vacant(entry) => {
-                let slot = self.positions.len() as u32;
-                self.positions.push(position);
+                let slot = match self.vacant.pop() {
+                    Some(slot) => {
+                        self.positions[slot as usize] = position;
+                        slot
+                    }
+                    None => {
+                        self.positions.push(position);
+                        self.heard_at_ms.push(VACANT);
+                        self.positions.len() as u32 - 1
+                    }
+                };
                 *entry.insert(slot)
             }
             Entry::Occupied(entry) => {
@@ -107,8 +129,10 @@ impl DriverIndex {
                 slot
             }
         };
-        self.oldest_active_us = self.oldest_active_us.min(position.recorded_at_us);
-        self.cells.put(slot, &position);
+        self.heard_at_ms[slot as usize] = heard_at_ms;
+        self.oldest_active_ms = self.oldest_active_ms.min(heard_at_ms);
+        self.oldest_us = self.oldest_us.min(position.recorded_at_us);
+        self.cells.put(slot, &position, heard_at_ms);
         true
     }
 
@@ -117,7 +141,12 @@ impl DriverIndex {
         self.slots.get(&driver_id).map(|&slot| &self.positions[slot as usize])
     }
 
-    /// The `k` nearest active drivers heard at or after `heard_since_us` that pass `filter`,
+    /// When the driver's newest position was received.
+    pub fn heard_at_ms(&self, driver_id: DriverId) -> Option<i64> {
+        self.slots.get(&driver_id).map(|&slot| self.heard_at_ms[slot as usize])
+    }
+
+    /// The `k` nearest active drivers heard at or after `heard_since_ms` that pass `filter`,
     /// nearest first, equally near ones by driver id.
     ///
     /// The filter is asked only about drivers near enough to be in the answer.
@@ -125,10 +154,10 @@ impl DriverIndex {
         &self,
         at: Point,
         k: usize,
-        heard_since_us: i64,
+        heard_since_ms: i64,
         filter: impl Fn(&Position) -> bool,
     ) -> Vec<Found> {
-        Query { at, limit: k, radius_m: f64::INFINITY, heard_since_us }.run(self, filter)
+        Query { at, limit: k, radius_m: f64::INFINITY, heard_since_ms }.run(self, filter)
     }
 
     /// The same as [`nearest`](Self::nearest), but none farther than `radius_m` metres.
@@ -137,39 +166,85 @@ impl DriverIndex {
         at: Point,
         radius_m: f64,
         limit: usize,
-        heard_since_us: i64,
+        heard_since_ms: i64,
         filter: impl Fn(&Position) -> bool,
     ) -> Vec<Found> {
-        Query { at, limit, radius_m, heard_since_us }.run(self, filter)
+        Query { at, limit, radius_m, heard_since_ms }.run(self, filter)
     }
 
-    /// Takes drivers whose newest fix is older than `heard_since_us` out of the cells, and says
+    /// Takes drivers whose newest fix was received before `heard_since_ms` out of the cells, and says
     /// how many; a newer fix brings one back.
-    pub fn sweep(&mut self, heard_since_us: i64) -> usize {
-        if self.oldest_active_us >= heard_since_us {
+    pub fn sweep(&mut self, heard_since_ms: i64) -> usize {
+        if self.oldest_active_ms >= heard_since_ms {
             return 0;
         }
         let before = self.cells.placed();
-        let mut oldest_us = i64::MAX;
-        for (slot, position) in (0..).zip(&self.positions) {
-            if position.recorded_at_us < heard_since_us {
+        let mut oldest_ms = i64::MAX;
+        for (slot, &heard_at_ms) in (0..).zip(&self.heard_at_ms) {
+            if heard_at_ms < heard_since_ms {
                 self.cells.leave(slot);
             } else if self.cells.is_placed(slot) {
-                oldest_us = oldest_us.min(position.recorded_at_us);
+                oldest_ms = oldest_ms.min(heard_at_ms);
             }
         }
-        self.oldest_active_us = oldest_us;
+        self.oldest_active_ms = oldest_ms;
         before - self.cells.placed()
+    }
+
+    /// Forgets drivers whose newest position was recorded before `since_us`, and says how many. Their
+    /// places are used for drivers to come.
+    pub fn forget(&mut self, since_us: i64) -> usize {
+        if self.oldest_us >= since_us {
+            return 0;
+        }
+        let before = self.slots.len();
+        let mut oldest_us = i64::MAX;
+        for slot in 0..self.positions.len() {
+            let Position { driver_id, recorded_at_us, .. } = self.positions[slot];
+            if self.heard_at_ms[slot] == VACANT {
+                continue;
+            }
+            if recorded_at_us >= since_us {
+                oldest_us = oldest_us.min(recorded_at_us);
+                continue;
+            }
+            self.cells.leave(slot as u32);
+            self.slots.remove(&driver_id);
+            self.heard_at_ms[slot] = VACANT;
+            // What is not kept any longer is not in memory either.
+            self.positions[slot] = Position {
+                lat_e7: 0,
+                lon_e7: 0,
+                speed_mps: None,
+                heading_deg: None,
+                accuracy_m: None,
+                order_id: None,
+                ..self.positions[slot]
+            };
+            self.vacant.push(slot as u32);
+        }
+        self.oldest_us = oldest_us;
+        before - self.slots.len()
+    }
+
+    /// How many active drivers' newest fix was recorded more than `offset_max_ms` before or after it
+    /// was received: their clocks are off, or their fixes come late.
+    pub fn off_clock(&self, offset_max_ms: u64) -> usize {
+        let is_off = |(slot, (heard_at_ms, position)): &(u32, (&i64, &Position))| {
+            self.cells.is_placed(*slot)
+                && heard_at_ms.abs_diff(position.recorded_at_us / 1_000) > offset_max_ms
+        };
+        (0..).zip(self.heard_at_ms.iter().zip(&self.positions)).filter(is_off).count()
     }
 
     /// How many drivers are known.
     pub fn len(&self) -> usize {
-        self.positions.len()
+        self.slots.len()
     }
 
     /// Whether nobody is known.
     pub fn is_empty(&self) -> bool {
-        self.positions.is_empty()
+        self.slots.is_empty()
     }
 
     /// How many drivers are active.
@@ -178,7 +253,8 @@ impl DriverIndex {
     }
 
     /// The newest position of every known driver, in no order.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = &Position> {
-        self.positions.iter()
+    pub fn iter(&self) -> impl Iterator<Item = &Position> {
+        let known = self.positions.iter().zip(&self.heard_at_ms);
+        known.filter(|(_, heard_at_ms)| **heard_at_ms != VACANT).map(|(position, _)| position)
     }
 }

@@ -26,7 +26,7 @@ pub(super) struct Query {
     pub(super) at: Point,
     pub(super) limit: usize,
     pub(super) radius_m: f64,
-    pub(super) heard_since_us: i64,
+    pub(super) heard_since_ms: i64,
 }
 
 impl Query {
@@ -43,7 +43,7 @@ impl Query {
         let mut search = Search {
             index,
             filter,
-            heard_since_us: self.heard_since_us,
+            heard_since_ms: self.heard_since_ms,
             origin: Origin::new(self.at),
             here: unit(self.at.latitude().to_radians(), self.at.longitude().to_radians()),
             reach: index.cells.reach(),
@@ -57,7 +57,7 @@ impl Query {
 struct Search<'a, F> {
     index: &'a DriverIndex,
     filter: F,
-    heard_since_us: i64,
+    heard_since_ms: i64,
     origin: Origin,
     here: Vector,
     reach: [f64; LEAF + 1],
@@ -97,7 +97,7 @@ impl<F: Fn(&Position) -> bool> Search<'_, F> {
             return;
         }
         for member in self.index.cells.members(node) {
-            if member.recorded_at_us < self.heard_since_us
+            if member.heard_at_ms < self.heard_since_ms
                 || self.origin.haversine_min(member.lat_e7, member.lon_e7) > self.best.haversine_max
             {
                 continue;

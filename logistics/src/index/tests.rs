@@ -32,6 +32,11 @@ fn position(driver_id: i64, lat: f64, lon: f64, recorded_at_us: i64) -> Position
     }
 }
 
+/// Received when it was recorded, in other units.
+fn put(index: &mut DriverIndex, position: Position) -> bool {
+    index.update(position, position.recorded_at_us)
+}
+
 fn point(lat: f64, lon: f64) -> Point {
     Point::from(&position(1, lat, lon, 0))
 }
@@ -40,12 +45,12 @@ fn point(lat: f64, lon: f64) -> Point {
 fn brute_force(
     index: &DriverIndex,
     at: Point,
-    heard_since_us: i64,
+    heard_since_ms: i64,
     filter: impl Fn(&Position) -> bool,
 ) -> Vec<Found> {
     let mut found: Vec<Found> = index
         .iter()
-        .filter(|p| p.recorded_at_us >= heard_since_us && filter(p))
+        .filter(|p| p.recorded_at_us >= heard_since_ms && filter(p))
         .map(|p| Found { position: *p, distance_m: distance_m(at, Point::from(p)) })
         .collect();
     found.sort_by(|a, b| {
@@ -165,7 +170,7 @@ fn compare(seed: u64, scenes: usize, drivers: usize, queries: usize) {
             for id in 1..=drivers as i64 {
                 let (lat, lon) = place.around(&mut rng, centre, spread);
                 let heard = time * 100 + rng.random_range(0..100);
-                index.update(position(id, lat, lon, heard));
+                put(&mut index, position(id, lat, lon, heard));
             }
         }
         for query in 0..queries {
@@ -234,7 +239,7 @@ proptest! {
         let mut index = DriverIndex::new();
         for (id, (y, x, heard)) in (1..).zip(drivers) {
             let (lat, lon) = place((y, x));
-            index.update(position(id, lat, lon, heard));
+            put(&mut index, position(id, lat, lon, heard));
         }
         let (lat, lon) = place(at);
         let at = point(lat, lon);
@@ -258,7 +263,7 @@ proptest! {
                 ..position(id, recorded_at_us as f64, f64::from(seq), recorded_at_us)
             };
             let newer = known.is_none_or(|known| next.order_key() > known.order_key());
-            prop_assert_eq!(index.update(next), newer);
+            prop_assert_eq!(put(&mut index, next), newer);
             let expected = if newer { next } else { known.unwrap() };
             prop_assert_eq!(index.get(next.driver_id), Some(&expected));
             let found = index.nearest(Point::from(&expected), 9, i64::MIN, |_| true);
@@ -273,7 +278,7 @@ proptest! {
     ) {
         let mut index = DriverIndex::new();
         for (id, &heard) in (1..).zip(&heard) {
-            index.update(position(id, 10.0 + id as f64 / 300.0, 20.0, heard));
+            put(&mut index, position(id, 10.0 + id as f64 / 300.0, 20.0, heard));
         }
         let mut active = heard.len();
         let mut highest = i64::MIN;
@@ -289,7 +294,7 @@ proptest! {
         }
         prop_assert_eq!(index.len(), heard.len());
         prop_assert!(index.get(DriverId::new(1).unwrap()).is_some());
-        index.update(position(1, 10.0, 20.0, 200));
+        put(&mut index, position(1, 10.0, 20.0, 200));
         let found = index.nearest(point(10.0, 20.0), 1, 200, |_| true);
         prop_assert_eq!(found[0].position.driver_id.get(), 1);
         prop_assert_eq!(index.sweep(201), index.len().min(active + usize::from(heard[0] < highest)));
@@ -317,7 +322,7 @@ fn cells_are_never_stale_after_walks() {
             lon += rng.random_range(-step..step) / lat.to_radians().cos().abs().max(0.001);
             let next = position(1, lat, lon, time);
             (lat, lon) = (next.latitude(), next.longitude());
-            index.update(next);
+            put(&mut index, next);
             assert_no_stale_cell(&index);
         }
     }
@@ -333,11 +338,11 @@ fn a_step_to_the_edge_of_the_circle_stays_in_the_cell() {
         let centre = LatLng::from(cell_of(point(lat, lon)));
         for ring in [60.0, 100.0, 130.0, 140.0, 150.0, 160.0, 170.0, 180.0, 190.0, 200.0_f64] {
             let mut index = DriverIndex::new();
-            index.update(position(1, centre.lat(), centre.lng(), 0));
+            put(&mut index, position(1, centre.lat(), centre.lng(), 0));
             let (sin, cos) = rng.random_range(0.0..std::f64::consts::TAU).sin_cos();
             let angle = (ring / EARTH_RADIUS_M).to_degrees();
             let lon = centre.lng() + angle * sin / centre.lat_radians().cos().abs().max(1e-9);
-            index.update(position(1, centre.lat() + angle * cos, lon, 1));
+            put(&mut index, position(1, centre.lat() + angle * cos, lon, 1));
             assert_no_stale_cell(&index);
         }
     }
@@ -368,12 +373,10 @@ fn cells_that_everybody_left_are_dropped() {
     let mut index = DriverIndex::new();
     for time in 0..30_000 {
         // A kilometre per fix: always a new cell.
-        index.update(position(
-            1 + time % 3,
-            (time / 300) as f64,
-            (time % 300) as f64 / 100.0,
-            time,
-        ));
+        put(
+            &mut index,
+            position(1 + time % 3, (time / 300) as f64, (time % 300) as f64 / 100.0, time),
+        );
         // Some drive away, some fall silent and come back elsewhere.
         if time > 15_000 {
             index.sweep(time);
@@ -382,17 +385,75 @@ fn cells_that_everybody_left_are_dropped() {
     }
     assert_eq!(index.active_len(), 1);
     for id in 1..=3 {
-        index.update(position(id, 7.0, 7.0, 30_000));
+        put(&mut index, position(id, 7.0, 7.0, 30_000));
     }
     assert_no_stale_cell(&index);
     assert_eq!(index.nearest(point(0.0, 0.0), 9, 0, |_| true).len(), 3);
+}
+
+proptest! {
+    /// Who is found depends on when a fix came, what is newest on when it was recorded.
+    #[test]
+    fn silence_is_by_the_receipt_and_age_by_the_device(
+        fixes in prop::collection::vec((1_i64..6, 0_i64..50, 0_i64..50), 1..60),
+        heard_since in 0_i64..60,
+        kept_since in 0_i64..60,
+    ) {
+        let mut index = DriverIndex::new();
+        let mut newest = std::collections::BTreeMap::new();
+        for (driver_id, recorded, heard) in fixes {
+            index.update(position(driver_id, 1.0, 2.0, recorded), heard);
+            let known = newest.entry(driver_id).or_insert((recorded, heard));
+            if recorded > known.0 {
+                *known = (recorded, heard);
+            }
+        }
+        let found = |index: &DriverIndex, since| -> Vec<i64> {
+            let found = index.nearest(point(1.0, 2.0), 9, since, |_| true);
+            found.iter().map(|found| found.position.driver_id.get()).collect()
+        };
+        let expected: Vec<i64> = newest.iter()
+            .filter(|(_, (_, heard))| *heard >= heard_since).map(|(id, _)| *id).collect();
+        prop_assert_eq!(&found(&index, heard_since), &expected);
+        index.sweep(heard_since);
+        prop_assert_eq!(&found(&index, 0), &expected);
+
+        let old = newest.values().filter(|(recorded, _)| *recorded < kept_since).count();
+        prop_assert_eq!(index.forget(kept_since), old);
+        prop_assert_eq!(index.forget(kept_since), 0);
+        prop_assert_eq!(index.len(), newest.len() - old);
+        prop_assert_eq!(index.iter().count(), newest.len() - old);
+        for (id, (recorded, heard)) in &newest {
+            let id = DriverId::new(*id).unwrap();
+            let is_kept = *recorded >= kept_since;
+            prop_assert_eq!(index.get(id).map(|it| it.recorded_at_us), is_kept.then_some(*recorded));
+            prop_assert_eq!(index.heard_at_ms(id), is_kept.then_some(*heard));
+        }
+        // Their places are taken again, by whoever comes.
+        for id in 10..20 {
+            prop_assert!(index.update(position(id, 1.0, 2.0, 100), 100));
+        }
+        prop_assert_eq!(index.len(), newest.len() - old + 10);
+        prop_assert_eq!(found(&index, 100), (10..19).collect::<Vec<i64>>());
+    }
+}
+
+#[test]
+fn clocks_that_are_off_are_counted_while_their_drivers_are_active() {
+    let mut index = DriverIndex::new();
+    for (id, recorded_ms) in (1..).zip([0, 4_999, -4_999, 5_001, -5_001, 7_200_000]) {
+        index.update(position(id, 1.0, 2.0, (8_000_000 + recorded_ms) * 1_000), 8_000_000);
+    }
+    assert_eq!(index.off_clock(5_000), 3);
+    index.sweep(8_000_001);
+    assert_eq!(index.off_clock(5_000), 0);
 }
 
 #[test]
 fn coincident_drivers_come_by_id() {
     let mut index = DriverIndex::new();
     for id in (1..=500).rev() {
-        index.update(position(id, 1.0, 2.0, 0));
+        put(&mut index, position(id, 1.0, 2.0, 0));
     }
     let ids = |found: Vec<Found>| -> Vec<i64> {
         found.iter().map(|found| found.position.driver_id.get()).collect()
@@ -408,7 +469,7 @@ fn an_empty_index_and_empty_questions_have_empty_answers() {
     let at = point(0.0, 0.0);
     assert_eq!(index.nearest(at, 10, 0, |_| true), []);
     assert_eq!(index.sweep(0), 0);
-    index.update(position(1, 0.0, 0.0, 0));
+    put(&mut index, position(1, 0.0, 0.0, 0));
     assert_eq!(index.nearest(at, 0, 0, |_| true), []);
     assert_eq!(index.nearest(at, 1, 1, |_| true), []);
     assert_eq!(index.within(at, f64::NAN, 1, 0, |_| true), []);

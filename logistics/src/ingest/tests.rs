@@ -1,3 +1,4 @@
+use futures_util::FutureExt as _;
 use proptest::prelude::*;
 
 use super::{pack::ENTRY_POSITIONS_MAX, *};
@@ -65,4 +66,24 @@ fn a_request_is_refused_when_any_of_its_entries_is() {
     let told: Vec<_> =
         answers.into_iter().map(|mut answer| answer.try_recv().unwrap().is_ok()).collect();
     assert_eq!(told, [true, false, true]);
+}
+
+#[tokio::test]
+async fn positions_that_wait_are_bounded_whatever_the_number_of_requests() {
+    let redis = platform::redis::Redis::open(&"redis://127.0.0.1:1".to_owned().into()).unwrap();
+    let dependency = platform::health::Health::new("test").dependency("queue");
+    let (appender, mut writer) = appender(redis.connection().unwrap(), 1, u64::MAX, dependency);
+    let position = Position::decode(&[1; 64]).unwrap();
+    // Nobody takes them.
+    let offer = |count: usize| {
+        let positions = vec![position; count];
+        appender.append(&positions).now_or_never()
+    };
+    for _ in 0..POSITIONS_WAITING_MAX / 500 {
+        assert_eq!(offer(500), None, "it waits");
+    }
+    assert_eq!(offer(500), Some(Err(AppendError::Busy)));
+    assert_eq!(offer(1), None, "what has room is not refused for what has none");
+    assert!(writer.take(&mut Vec::new()).await > 0);
+    assert_eq!(offer(500), None);
 }

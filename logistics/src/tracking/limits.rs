@@ -5,7 +5,9 @@ use std::{num::NonZeroU32, time::Duration};
 /// Limits on the sockets and event streams of one process.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// New ones a second; more are answered 503 with Retry-After.
+    /// Sockets of any client that have not subscribed yet, at once; half of them of one address.
+    pub unsubscribed: usize,
+    /// New ones a second whose token was verified; more are sent away with a time to come back.
     pub accepts_per_second: NonZeroU32,
     /// How many one customer may have open at once.
     pub sockets_per_customer: u32,
@@ -17,6 +19,7 @@ impl Default for Limits {
     fn default() -> Self {
         const ACCEPTS_PER_SECOND: NonZeroU32 = NonZeroU32::new(500).unwrap();
         Self {
+            unsubscribed: 1_000,
             accepts_per_second: ACCEPTS_PER_SECOND,
             sockets_per_customer: 5,
             timing: Timing::default(),

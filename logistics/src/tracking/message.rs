@@ -33,11 +33,10 @@ pub(crate) struct Connected {
     pub(crate) order_id: OrderId,
     pub(crate) status: Status,
     /// How far the order itself is, as far as that is known here.
-    #[schema(value_type = Option<String>)]
     pub(crate) order_status: Option<OrderStatus>,
     /// The `seq` of the newest event. Those after `since` follow as `status_change`.
     pub(crate) seq: i64,
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     pub(crate) driver_id: Option<DriverId>,
     pub(crate) location: Option<Location>,
 }

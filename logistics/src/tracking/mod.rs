@@ -19,12 +19,12 @@ mod slots;
 
 use std::{sync::Arc, time::Duration};
 
-use platform::auth::Verifier;
+use platform::auth::TrackingVerifier;
 use rand::Rng as _;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-pub use gate::{Gate, Seat};
+pub use gate::{Gate, Refused, Seat};
 pub use hub::{Hub, Latest, OrderWatch, Watch};
 pub use limits::{Limits, Timing};
 
@@ -36,7 +36,7 @@ pub(crate) struct Sources {
     pub(crate) db: PgPool,
     pub(crate) current: Arc<Current>,
     pub(crate) hub: Arc<Hub>,
-    pub(crate) verifier: Verifier,
+    pub(crate) verifier: TrackingVerifier,
     pub(crate) shutdown: CancellationToken,
 }
 

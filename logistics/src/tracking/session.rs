@@ -11,16 +11,18 @@ use axum::{
     response::Response,
 };
 use contracts::ids::{CustomerId, OrderId};
-use futures_util::SinkExt as _;
+use futures_util::{FutureExt as _, SinkExt as _};
+use platform::serve::{ClientAddress, Network};
 use tokio::time::{Instant, sleep_until, timeout};
-use tokio_util::{sync::CancellationToken, task::task_tracker::TaskTrackerToken};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    Seat, Sources, Timing,
+    Refused, Seat, Sources, Timing,
     feed::{Batch, Feed, OpenError},
     jitter,
     message::{Request, Subscribe, status_change_json},
 };
+use crate::places::Place;
 
 /// The largest message that a client may send.
 const MESSAGE_MAX_BYTES: usize = 4 * 1024;
@@ -54,8 +56,12 @@ enum Ending {
     NotFound,
     /// No subscribe message came.
     Late,
-    /// The customer has too many sockets.
+    /// The customer has too many sockets, or opens them too fast.
     TooMany,
+    /// Too many customers come at once.
+    Busy,
+    /// It had not subscribed, and another one needed its place.
+    Crowded,
     /// PostgreSQL did not answer.
     Unavailable,
     /// The client does not read.
@@ -70,13 +76,32 @@ enum Ending {
     Gone,
 }
 
+/// The names of all endings, for the metric.
+pub(crate) const ENDINGS: &[&str] = &[
+    Ending::OrderEnded.name(),
+    Ending::Unsubscribed.name(),
+    Ending::Restart.name(),
+    Ending::Unavailable.name(),
+    Ending::Blocked.name(),
+    Ending::BadMessage.name(),
+    Ending::BadToken.name(),
+    Ending::NotFound.name(),
+    Ending::Late.name(),
+    Ending::TooMany.name(),
+    Ending::Closed.name(),
+    Ending::Dead.name(),
+    Ending::Gone.name(),
+];
+
 impl Ending {
     /// The close code and the reason's slug; none when nobody is there to read them.
-    fn close(self) -> Option<(u16, &'static str)> {
+    const fn close(self) -> Option<(u16, &'static str)> {
         match self {
             Self::OrderEnded => Some((1000, "order_ended")),
             Self::Unsubscribed => Some((1000, "unsubscribed")),
             Self::Restart => Some((1012, "restart")),
+            Self::Busy => Some((1013, "busy")),
+            Self::Crowded => Some((1013, "crowded")),
             Self::Unavailable => Some((1013, "unavailable")),
             Self::Blocked => Some((1013, "blocked")),
             Self::BadMessage => Some((4400, "bad_message")),
@@ -89,7 +114,7 @@ impl Ending {
     }
 
     /// For the metric.
-    fn name(self) -> &'static str {
+    const fn name(self) -> &'static str {
         match (self, self.close()) {
             (_, Some((_, name))) => name,
             (Self::Closed, _) => "closed",
@@ -102,7 +127,12 @@ impl Ending {
     /// Whoever is sent away though its order goes on is told when to come back and from where.
     fn reason(self, slug: &str, told: Option<i64>) -> Utf8Bytes {
         match self {
-            Self::Restart | Self::Unavailable | Self::Blocked | Self::TooMany => {
+            Self::Restart
+            | Self::Busy
+            | Self::Crowded
+            | Self::Unavailable
+            | Self::Blocked
+            | Self::TooMany => {
                 let retry_ms = 250 + jitter(RETRY_SPREAD).as_millis();
                 let since = told.map(|seq| format!(r#","since":{seq}"#)).unwrap_or_default();
                 format!(r#"{{"reason":"{slug}","retry_ms":{retry_ms}{since}}}"#).into()
@@ -113,8 +143,14 @@ impl Ending {
 }
 
 /// Turns a request into a socket that is served until it ends; [`super::Hub::drain`] waits for it.
-pub(crate) fn accept(upgrade: WebSocketUpgrade, sources: Sources, order_id: OrderId) -> Response {
+pub(crate) fn accept(
+    upgrade: WebSocketUpgrade,
+    sources: Sources,
+    order_id: OrderId,
+    client: ClientAddress,
+) -> Response {
     let token = sources.hub.token();
+    let waiting = sources.hub.gate().wait_inside(client);
     upgrade
         .max_message_size(MESSAGE_MAX_BYTES)
         .max_frame_size(MESSAGE_MAX_BYTES)
@@ -122,25 +158,52 @@ pub(crate) fn accept(upgrade: WebSocketUpgrade, sources: Sources, order_id: Orde
         // Written out once so much waits, or at a flush.
         .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_write_buffer_size(WRITE_BUFFER_MAX_BYTES)
-        .on_upgrade(move |socket| run(socket, sources, order_id, token))
+        .on_upgrade(move |socket| async move {
+            run(socket, sources, order_id, waiting).await;
+            drop(token);
+        })
 }
 
-async fn run(mut socket: WebSocket, sources: Sources, order_id: OrderId, token: TaskTrackerToken) {
+/// A place among those who have not subscribed, and what is cancelled when it is needed.
+type Waiting = (Place<Network>, CancellationToken);
+
+async fn run(mut socket: WebSocket, sources: Sources, order_id: OrderId, waiting: Waiting) {
     metrics::gauge!("tracking_sockets").increment(1);
     let timing = sources.hub.timing();
     let shutdown = sources.shutdown.clone();
-    let (ending, told) = match Box::pin(subscribe(&mut socket, sources, order_id)).await {
+    let ending = match Box::pin(admit(&mut socket, sources, order_id, &waiting.1)).await {
         Ok((mut feed, seat)) => {
+            drop(waiting);
             let ending = follow(&mut socket, &mut feed, shutdown, timing).await;
             drop(seat);
-            (ending, Some(feed.told()))
+            Box::pin(close(socket, ending, Some(feed.told()))).await;
+            ending
         }
-        Err(ending) => (ending, None),
+        Err(ending) => {
+            // Its place is held until it is gone, so that refusals cannot pile up either.
+            if ending == Ending::Crowded {
+                // Whoever holds on to a place is not waited for.
+                let _ = socket.send(frame(ending, None)).now_or_never();
+            } else {
+                let close = Box::pin(close(socket, ending, None));
+                waiting.1.run_until_cancelled(close).await;
+            }
+            ending
+        }
     };
-    Box::pin(close(socket, ending, told)).await;
     metrics::counter!("tracking_endings_total", "reason" => ending.name()).increment(1);
     metrics::gauge!("tracking_sockets").decrement(1);
-    drop(token);
+}
+
+/// [`subscribe`], unless the place is needed for another socket meanwhile.
+async fn admit(
+    socket: &mut WebSocket,
+    sources: Sources,
+    order_id: OrderId,
+    gives_way: &CancellationToken,
+) -> Result<(Feed, Seat), Ending> {
+    let subscribed = gives_way.run_until_cancelled(subscribe(socket, sources, order_id)).await;
+    subscribed.unwrap_or_else(|| Err(Ending::Crowded))
 }
 
 /// Waits for the subscribe message, checks it and answers the snapshot.
@@ -162,7 +225,10 @@ async fn subscribe(
     if grant.order_id != order_id.0 {
         return Err(Ending::NotFound);
     }
-    let seat = sources.hub.gate().enter(customer_id).ok_or(Ending::TooMany)?;
+    let seat = sources.hub.gate().enter(customer_id).map_err(|refused| match refused {
+        Refused::Customer(_) => Ending::TooMany,
+        Refused::Process(_) => Ending::Busy,
+    })?;
     let (feed, connected) = Feed::open(sources, order_id, customer_id, subscribe.since)
         .await
         .map_err(|error| match error {
@@ -288,11 +354,16 @@ async fn write(
     }
 }
 
+fn frame(ending: Ending, told: Option<i64>) -> Message {
+    let frame = ending.close();
+    let frame = frame.map(|(code, slug)| CloseFrame { code, reason: ending.reason(slug, told) });
+    Message::Close(frame)
+}
+
 async fn close(mut socket: WebSocket, ending: Ending, told: Option<i64>) {
     let farewell = async {
-        if let Some((code, slug)) = ending.close() {
-            let frame = CloseFrame { code, reason: ending.reason(slug, told) };
-            socket.send(Message::Close(Some(frame))).await?;
+        if ending.close().is_some() {
+            socket.send(frame(ending, told)).await?;
         } else if ending != Ending::Closed {
             return Ok(());
         }

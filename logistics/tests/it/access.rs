@@ -24,6 +24,9 @@ async fn every_route_lets_in_those_it_names_and_nobody_else() {
     })
     .await;
     let forged = elsewhere.admin();
+    // Whoever took the key of tracking tokens is nobody here.
+    let by_tracking_key =
+        world.tracking_signer.access(Role::Admin, 1, &[], std::time::Duration::from_secs(600));
     let mut routes = 0;
     for (method, route, who) in logistics::http::access().rows() {
         routes += 1;
@@ -36,9 +39,11 @@ async fn every_route_lets_in_those_it_names_and_nobody_else() {
             assert!((400..500).contains(&call("").await), "{method} {route}");
             continue;
         };
-        for token in ["", "nonsense", &expired, &forged] {
+        for token in ["", "nonsense", &expired, &forged, &by_tracking_key] {
             assert_eq!(call(token).await, 401, "{method} {route}");
         }
+        let is_fleets = method == http::Method::POST && route == "/api/v1/locations";
+        assert_eq!(allowed.contains(&Role::Fleet), is_fleets, "{method} {route}");
         for role in Role::ALL {
             let status = call(&world.token(*role, 8)).await;
             if allowed.contains(role) {

@@ -35,7 +35,11 @@ struct Following {
 
 impl Following {
     fn start(live: Redis, shards: u16) -> Self {
-        let current = Arc::new(Current::new(Arc::new(Hub::new()), TimeDelta::seconds(60)));
+        let current = Arc::new(Current::new(
+            Arc::new(Hub::new()),
+            TimeDelta::seconds(60),
+            TimeDelta::days(30),
+        ));
         let (loaded, stop) = (CancellationToken::new(), CancellationToken::new());
         let dependency = Health::new("test").dependency("live");
         let running = tokio::spawn({

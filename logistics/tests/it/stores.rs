@@ -208,7 +208,7 @@ async fn what_cannot_be_stored_is_a_dead_letter_and_can_be_redriven() {
         letters["total"] == json!(2)
     })
     .await;
-    let id = letters["dead_letters"][1]["id"].as_i64().unwrap();
+    let id = letters["dead_letters"][1]["id"].as_str().unwrap();
     assert_eq!(letters["dead_letters"][1]["payload"], json!("706f69736f6e"));
     let redrive = format!("/api/v1/dead-letters/{id}/redrive");
     assert_eq!(world.post(&redrive, &admin, &json!({})).await.status, 409);

@@ -20,7 +20,7 @@ use crate::world::{DEADLINE, World, until};
 pub(crate) const CUSTOMER: i64 = 9;
 
 /// A driver who is registered, and an order of [`CUSTOMER`] that this driver has.
-async fn order(world: &World, driver_id: i64) -> OrderId {
+pub(crate) async fn order(world: &World, driver_id: i64) -> OrderId {
     let order_id = OrderId::generate();
     let driver = json!({ "driver_id": driver_id, "vehicle": "scooter", "capacity": 9 });
     let answer = world.post("/api/v1/drivers", &world.admin(), &driver).await;
@@ -61,7 +61,7 @@ async fn open(world: &World, order_id: OrderId, origin: &str) -> Result<Socket, 
 
 pub(crate) async fn watch(world: &World, order_id: OrderId, since: Option<i64>) -> (Socket, Value) {
     let mut socket = open(world, order_id, "").await.unwrap();
-    let token = world.signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
+    let token = world.tracking_signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
     let subscribe = json!({ "type": "subscribe", "token": token, "since": since });
     socket.send(Message::text(subscribe.to_string())).await.unwrap();
     let connected = hear(&mut socket).await;
@@ -196,18 +196,37 @@ async fn unknown_pages_and_a_rush_stay_outside() {
     };
     assert_eq!(refused("https://evil.example.com").await, (403, false));
     let mut inside = vec![open(&world, order_id, "https://app.example.com").await.unwrap()];
-    // Two a second come in; a third within the same half second does not.
+    // Two customers a second come in; a third within the same half second does not.
     let rush = async {
         loop {
-            match open(&world, order_id, "").await {
-                Ok(socket) => inside.push(socket),
-                Err(Error::Http(response)) => return response.status().as_u16(),
-                Err(error) => panic!("{error}"),
+            let mut socket = open(&world, order_id, "").await.unwrap();
+            let customer = i64::try_from(inside.len()).unwrap() + 100;
+            let token = world.signer.tracking(order_id.0, customer, Duration::from_secs(60));
+            let subscribe = json!({ "type": "subscribe", "token": token });
+            socket.send(Message::text(subscribe.to_string())).await.unwrap();
+            // 4404, for the order is not theirs, says that they were let in.
+            let code = hear_close(&mut socket).await;
+            if code != 4404 {
+                return code;
             }
+            inside.push(socket);
         }
     };
-    assert_eq!(timeout(DEADLINE, rush).await.unwrap(), 503);
-    until("one comes in again", async || open(&world, order_id, "").await.is_ok()).await;
+    assert_eq!(timeout(DEADLINE, rush).await.unwrap(), 1013);
+    // Streams share what sockets of customers share.
+    until("a stream is too early as well", async || {
+        let answer = world.get(&events_path(order_id), &customer(&world)).await;
+        answer.status == 503 && answer.headers.contains_key("retry-after")
+    })
+    .await;
+    until("one comes in again", async || {
+        let mut socket = open(&world, order_id, "").await.unwrap();
+        let token = world.signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
+        let subscribe = json!({ "type": "subscribe", "token": token });
+        socket.send(Message::text(subscribe.to_string())).await.unwrap();
+        matches!(next(&mut socket).await, Some(Ok(Message::Text(_))))
+    })
+    .await;
 }
 
 /// A stream of server-sent events.
@@ -374,4 +393,51 @@ async fn deliveries_and_drivers_refuse_what_cannot_be() {
     let list = world.get("/api/v1/drivers?vehicle=scooter", &admin).await.json();
     assert_eq!((&list["total"], &list["drivers"][0]["driver_id"]), (&json!(1), &json!(7)));
     assert_eq!(world.get("/api/v1/drivers?page_size=101", &admin).await.status, 422);
+}
+
+#[tokio::test]
+async fn a_client_that_offers_other_protocols_is_answered_as_without() {
+    let world = World::start().await;
+    let order_id = order(&world, 7).await;
+    moves_to(&world, 7, 37.7).await;
+    let path = format!("/api/v1/drivers/orders/{order_id}/driver-location");
+    until("the position is current", async || {
+        world.get(&path, &customer(&world)).await.status == 200
+    })
+    .await;
+    for upgrade in ["h2c", "HTTP/2.0, TLS/1.3", ""] {
+        let headers = [("upgrade", upgrade), ("connection", "upgrade, http2-settings")];
+        let answer = world.send("GET", &path, &customer(&world), &headers, Bytes::new()).await;
+        assert_eq!((answer.status, &answer.json()["latitude"]), (200, &json!(37.7)), "{upgrade}");
+    }
+    // Several protocols, among them ours: that is an attempt, and lacks its other headers.
+    let headers = [("upgrade", "h2c, WebSocket"), ("connection", "upgrade")];
+    let answer = world.send("GET", &path, &customer(&world), &headers, Bytes::new()).await;
+    assert_eq!(answer.status, 400);
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_from_what_the_client_has_seen() {
+    let world = World::start().await;
+    let order_id = order(&world, 7).await;
+    let path = events_path(order_id);
+    let ask = async |id: &str| {
+        let headers = [("accept", "application/json"), ("last-event-id", id)];
+        world.send("GET", &path, &customer(&world), &headers, Bytes::new()).await
+    };
+    let as_json = [("accept", "application/json")];
+    let all = world.send("GET", &path, &customer(&world), &as_json, Bytes::new()).await.json();
+    assert_eq!(all["events"].as_array().unwrap().len(), 2);
+    assert_eq!(ask("").await.json(), all, "an empty id is none");
+    assert_eq!(ask("null").await.status, 422);
+    assert_eq!(ask("2").await.json()["events"], json!([]));
+    // A seq of the future, or from before the first: the next change is told all the same.
+    let mut ahead = stream_of(&world, order_id, "999999").await;
+    assert_eq!(ahead.next().await.0, "connected");
+    let mut behind = stream_of(&world, order_id, "-5").await;
+    assert_eq!(behind.next().await.0, "connected");
+    status(&world, order_id, 7, "picked_up").await;
+    assert_eq!(ahead.next().await.1, Some(3));
+    let seen = [behind.next().await.1, behind.next().await.1, behind.next().await.1];
+    assert_eq!(seen, [Some(1), Some(2), Some(3)]);
 }

@@ -25,6 +25,7 @@ pub(crate) struct World {
     pub(crate) live: RedisServer,
     pub(crate) postgres: PostgresServer,
     pub(crate) signer: Signer,
+    pub(crate) tracking_signer: Signer,
     service: Option<Service>,
     flags: Vec<String>,
     http: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
@@ -71,8 +72,10 @@ impl World {
         let (queue, live, postgres) = (queue.unwrap(), live.unwrap(), postgres.unwrap());
         postgres.create_database("logistics").await.unwrap();
         let (signer, _, public_pem) = Signer::generate();
-        let key = dir.path().join("public.pem");
+        let (tracking_signer, _, tracking_pem) = Signer::generate();
+        let (key, tracking_key) = (place("public.pem"), place("tracking.pem"));
         std::fs::write(&key, public_pem).unwrap();
+        std::fs::write(&tracking_key, tracking_pem).unwrap();
         let mut all = vec![
             "--database-url".to_owned(),
             postgres.url("logistics"),
@@ -82,6 +85,8 @@ impl World {
             live.url(),
             "--auth-verify-key-files".to_owned(),
             key.display().to_string(),
+            "--auth-tracking-verify-key-files".to_owned(),
+            tracking_key.display().to_string(),
         ];
         all.extend(flags.iter().map(|flag| (*flag).to_owned()));
         Self {
@@ -89,11 +94,18 @@ impl World {
             live,
             postgres,
             signer,
+            tracking_signer,
             service: None,
             flags: all,
             http: Client::builder(TokioExecutor::new()).build_http(),
             _dir: dir,
         }
+    }
+
+    /// The services from here on have this value of a setting.
+    pub(crate) fn reach(&mut self, setting: &str, url: &str) {
+        let place = self.flags.iter().position(|flag| flag == setting).expect("a known setting");
+        url.clone_into(&mut self.flags[place + 1]);
     }
 
     /// The services from here on use these as queue and live Redis, with settings of their own.
@@ -220,6 +232,10 @@ impl World {
 
     pub(crate) async fn until_stored(&self, rows: i64) {
         until("all events are stored", async || self.stored().await == rows).await;
+    }
+
+    pub(crate) async fn until_stored_at_least(&self, rows: i64) {
+        until("enough events are stored", async || self.stored().await >= rows).await;
     }
 
     pub(crate) async fn queue_connection(&self) -> redis::aio::MultiplexedConnection {

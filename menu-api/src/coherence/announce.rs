@@ -8,7 +8,8 @@ use std::{
 
 use contracts::ids::RestaurantId;
 use parking_lot::Mutex;
-use redis::{Client, Script, Value, aio::ConnectionManager};
+use platform::redis::Connection;
+use redis::{Client, Script, Value};
 use rustc_hash::FxHashMap;
 use tokio::{
     sync::{Semaphore, mpsc, oneshot, watch},
@@ -164,7 +165,7 @@ pub(super) struct Work {
     pub(super) acks: Arc<Acks>,
     memory: Arc<Memory>,
     requests: mpsc::Receiver<Request>,
-    redis: ConnectionManager,
+    redis: Connection,
     script: Script,
 }
 
@@ -176,7 +177,7 @@ pub(super) fn announcer(
     lease: Duration,
     acks: Arc<Acks>,
     memory: Arc<Memory>,
-) -> anyhow::Result<(Announcer, Work)> {
+) -> (Announcer, Work) {
     let (requests, received) = mpsc::channel(WAITING_MAX);
     let work = Work {
         names,
@@ -185,10 +186,10 @@ pub(super) fn announcer(
         acks,
         memory,
         requests: received,
-        redis: platform::redis::manager(client)?,
+        redis: platform::redis::connection(client),
         script: scripts::announce(),
     };
-    Ok((Announcer { requests }, work))
+    (Announcer { requests }, work)
 }
 
 impl Work {

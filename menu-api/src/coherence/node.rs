@@ -9,8 +9,8 @@ use std::{
 use futures_util::{
     FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream::FuturesUnordered,
 };
-use platform::health::Dependency;
-use redis::{Client, Script, aio::ConnectionManager};
+use platform::{health::Dependency, redis::Connection};
+use redis::{Client, Script};
 use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -41,7 +41,7 @@ pub struct Node {
     names: Names,
     lease: Duration,
     client: Client,
-    redis: ConnectionManager,
+    redis: Connection,
     memory: Arc<Memory>,
     stats: Arc<Stats>,
     acks: Arc<Acks>,
@@ -64,7 +64,7 @@ impl Node {
         memory: Arc<Memory>,
         stats: Arc<Stats>,
         tasks: &TaskTracker,
-    ) -> anyhow::Result<(Self, Announcer)> {
+    ) -> (Self, Announcer) {
         let name = uuid::Uuid::now_v7().simple().to_string();
         let acks = Arc::new(Acks::default());
         let (announcer, work) = announcer(
@@ -74,10 +74,10 @@ impl Node {
             lease,
             Arc::clone(&acks),
             Arc::clone(&memory),
-        )?;
+        );
         tasks.spawn(work.run());
         let node = Self {
-            redis: platform::redis::manager(&client)?,
+            redis: platform::redis::connection(&client),
             name,
             names,
             lease,
@@ -87,7 +87,7 @@ impl Node {
             acks,
             renew: scripts::renew(),
         };
-        Ok((node, announcer))
+        (node, announcer)
     }
 
     /// What others know this node by.
@@ -138,14 +138,13 @@ impl Node {
         sweeper: &Arc<Sweeper>,
         dependency: &Dependency,
     ) -> redis::RedisResult<()> {
-        let mut pubsub = platform::redis::pubsub(&self.client).await?;
+        let mut messages = platform::redis::pubsub(&self.client).await?;
         let own = self.names.acks(&self.name);
         let subscribed = async {
-            pubsub.subscribe(&self.names.changes()).await?;
-            pubsub.subscribe(&own).await
+            messages.subscribe(&self.names.changes()).await?;
+            messages.subscribe(&own).await
         };
         timeout(self.lease, subscribed).await.map_err(|_| timed_out())??;
-        let mut messages = pubsub.on_message();
         let (first, until) = self.ask().await?;
         let mut session = Session {
             node: self,
@@ -189,7 +188,7 @@ impl Node {
                 }
                 _ = tick.tick(), if asking.is_none() => asking = Some(self.ask().boxed()),
             }
-            session.extend();
+            session.extend()?;
         }
     }
 
@@ -345,17 +344,22 @@ impl Session<'_> {
     }
 
     /// Uses the grants whose announcements are handled.
-    fn extend(&mut self) {
+    ///
+    /// # Errors
+    /// Announcements have not come for as long as a lease: they are lost, and with them the
+    /// subscription that should have brought them.
+    fn extend(&mut self) -> redis::RedisResult<()> {
         if self.swept.is_some() {
-            return;
+            return Ok(());
         }
         while let Some(grant) = self.grants.front() {
             if grant.seq > self.at.seq {
-                return;
+                return if grant.until > Instant::now() { Ok(()) } else { Err(timed_out()) };
             }
             self.node.memory.extend(grant.until);
             self.grants.pop_front();
         }
+        Ok(())
     }
 }
 

@@ -19,6 +19,11 @@ fn the_best_accepted_encoding_wins() {
         ("gzip;q=0", Encoding::Identity),
         ("*", Encoding::Gzip),
         ("*;q=0", Encoding::Identity),
+        // `*` is what is not named.
+        ("gzip;q=0, *", Encoding::Identity),
+        ("*, gzip;q=0", Encoding::Identity),
+        ("gzip;Q=0", Encoding::Identity),
+        ("identity, *;q=0.1", Encoding::Gzip),
         (";;,,=", Encoding::Identity),
     ] {
         assert_eq!(Encoding::accepted(&headers(accept)), expected, "{accept:?}");

@@ -12,8 +12,8 @@ use platform::{
     extract::{Json, Query},
     postgres,
     problem::Problem,
+    redis::Connection,
 };
-use redis::aio::ConnectionManager;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use utoipa::{IntoParams, ToSchema};
@@ -46,13 +46,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// What other nodes say about themselves, in the shared cache.
 #[derive(Clone)]
 pub struct Peers {
-    redis: ConnectionManager,
+    redis: Connection,
     names: Names,
 }
 
 impl Peers {
     /// Reads through this connection.
-    pub fn new(redis: ConnectionManager, names: Names) -> Self {
+    pub fn new(redis: Connection, names: Names) -> Self {
         Self { redis, names }
     }
 
@@ -73,11 +73,11 @@ impl Peers {
 struct Invalidate {
     /// Everything of one restaurant.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<i64>)]
+    #[schema(value_type = Option<i64>, minimum = 1)]
     restaurant_id: Option<RestaurantId>,
     /// `restaurant:7`, `menu:7`, `status:7`, `menu-with-status:7` or `lists`; up to 100.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(example = json!(["menu:7", "lists"]))]
+    #[schema(min_items = 1, max_items = 100, example = json!(["menu:7", "lists"]))]
     keys: Option<Vec<String>>,
     /// Everything there is; for administrators.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -99,7 +99,8 @@ struct Invalidated {
 /// They are read from the database again. Nobody needs this after a change: that drops what it
 /// makes old by itself.
 #[utoipa::path(
-    post, path = "/operator/cache/invalidate", tag = "operator", request_body = Invalidate,
+    post, path = "/operator/cache/invalidate", operation_id = "invalidate_cache",
+    tag = "operator", request_body = Invalidate,
     responses(
         (status = 200, description = "Dropped on all nodes", body = Invalidated),
         (status = 404, description = "A restaurant that is not yours", body = Problem),
@@ -225,7 +226,7 @@ struct CacheStats {
 
 /// What the caches of all nodes have done
 #[utoipa::path(
-    get, path = "/operator/cache/stats", tag = "operator",
+    get, path = "/operator/cache/stats", operation_id = "get_cache_stats", tag = "operator",
     responses((status = 200, description = "By node", body = CacheStats)),
 )]
 async fn stats(State(app): State<App>) -> Json<CacheStats> {
@@ -268,7 +269,8 @@ struct AuditEntry {
 ///
 /// Administrators see all entries, operators their own; 100 at a time.
 #[utoipa::path(
-    get, path = "/operator/cache/audit", tag = "operator", params(AuditQuery),
+    get, path = "/operator/cache/audit", operation_id = "list_invalidations",
+    tag = "operator", params(AuditQuery),
     responses((status = 200, description = "Newest first", body = Audit)),
 )]
 async fn audit(

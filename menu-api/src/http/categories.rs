@@ -40,14 +40,15 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct CategoryAdded {
     #[serde(flatten)]
     written: Written,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     category_id: CategoryId,
 }
 
 /// Add a category, with items or without
 #[utoipa::path(
-    post, path = "/restaurants/{restaurant_id}/menu/categories", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = NewCategory,
+    post, path = "/restaurants/{restaurant_id}/menu/categories", operation_id = "create_category",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewCategory,
     responses(
         (status = 201, description = "Added at the end of the menu", body = CategoryAdded),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),
@@ -80,10 +81,10 @@ async fn add(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CategoryFields {
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     name: String,
     #[serde(default)]
-    #[schema(max_length = 2_000)]
+    #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
     description: String,
 }
 
@@ -91,8 +92,9 @@ struct CategoryFields {
 ///
 /// It keeps its place and its items.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", tag = "operator",
-    params(("restaurant_id" = i64, Path), ("category_id" = i64, Path)),
+    put, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "replace_category",
+    operation_id = "replace_category", tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1), ("category_id" = i64, Path, minimum = 1)),
     request_body = CategoryFields,
     responses(
         (status = 200, description = "Stored", body = Written),
@@ -114,8 +116,9 @@ async fn change(
 
 /// Remove a category with its items
 #[utoipa::path(
-    delete, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", tag = "operator",
-    params(("restaurant_id" = i64, Path), ("category_id" = i64, Path)),
+    delete, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "delete_category",
+    operation_id = "delete_category", tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1), ("category_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Removed", body = Written),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),

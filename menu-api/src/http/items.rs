@@ -43,19 +43,21 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemFields {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     category_id: CategoryId,
-    #[schema(min_length = 1, max_length = 200)]
+    #[schema(value_type = crate::restaurant::OneLine, inline)]
     name: String,
     #[serde(default)]
-    #[schema(max_length = 2_000)]
+    #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
     description: String,
     /// Minor units of the restaurant's currency.
-    #[schema(minimum = 0)]
+    #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     price: i64,
     #[serde(default)]
+    #[schema(value_type = Option<crate::restaurant::Picture>, inline)]
     photo: Option<String>,
     #[serde(default)]
+    #[schema(max_items = 20)]
     options: Vec<Options>,
     #[serde(default)]
     allergens: Vec<Allergen>,
@@ -95,14 +97,15 @@ impl ItemFields {
 struct ItemAdded {
     #[serde(flatten)]
     written: Written,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     item_id: ItemId,
 }
 
 /// Add an item
 #[utoipa::path(
-    post, path = "/restaurants/{restaurant_id}/menu/items", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = ItemFields,
+    post, path = "/restaurants/{restaurant_id}/menu/items", operation_id = "create_item",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = ItemFields,
     responses(
         (status = 201, description = "Added at the end of its category", body = ItemAdded),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),
@@ -127,8 +130,10 @@ async fn add(
 ///
 /// It keeps its place, or its number of that place in another category.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", tag = "operator",
-    params(("restaurant_id" = i64, Path), ("item_id" = i64, Path)), request_body = ItemFields,
+    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "replace_item",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
+    request_body = ItemFields,
     responses(
         (status = 200, description = "Stored", body = Written),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),
@@ -148,8 +153,9 @@ async fn change(
 
 /// Remove an item
 #[utoipa::path(
-    delete, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", tag = "operator",
-    params(("restaurant_id" = i64, Path), ("item_id" = i64, Path)),
+    delete, path = "/restaurants/{restaurant_id}/menu/items/{item_id}", operation_id = "delete_item",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Removed", body = Written),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),
@@ -179,7 +185,7 @@ struct AvailabilityFields {
 struct AvailabilityWritten {
     #[serde(flatten)]
     written: Written,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     item_id: ItemId,
     available: bool,
     in_stock: bool,
@@ -189,9 +195,9 @@ struct AvailabilityWritten {
 ///
 /// When this answers, every reader on every node sees it.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}/availability",
+    put, path = "/restaurants/{restaurant_id}/menu/items/{item_id}/availability", operation_id = "set_availability",
     tag = "operator",
-    params(("restaurant_id" = i64, Path), ("item_id" = i64, Path)),
+    params(("restaurant_id" = i64, Path, minimum = 1), ("item_id" = i64, Path, minimum = 1)),
     request_body = AvailabilityFields,
     responses(
         (status = 200, description = "Stored", body = AvailabilityWritten),
@@ -224,7 +230,7 @@ struct Availabilities {
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct ItemAvailability {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     item_id: ItemId,
     available: bool,
     in_stock: bool,
@@ -234,8 +240,9 @@ struct ItemAvailability {
 ///
 /// All of them change at once, or none when one is not there.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/items/availability", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = Availabilities,
+    put, path = "/restaurants/{restaurant_id}/menu/items/availability", operation_id = "set_availabilities",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = Availabilities,
     responses(
         (status = 200, description = "Stored", body = Written),
         (status = 404, description = "One of them is not there, or is not yours", body = Problem),

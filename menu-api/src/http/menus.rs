@@ -56,8 +56,8 @@ struct Version {
 ///
 /// Versions that were replaced can be asked for during 90 days.
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/menu", tag = "menus",
-    params(("restaurant_id" = i64, Path), Version),
+    get, path = "/restaurants/{restaurant_id}/menu", operation_id = "get_menu", tag = "menus",
+    params(("restaurant_id" = i64, Path, minimum = 1), Version),
     responses(
         (status = 200, description = "The menu", body = Menu),
         (status = 304, description = "As the client has it"),
@@ -82,8 +82,9 @@ async fn menu(
 
 /// A restaurant's menu, and whether it takes orders now
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/menu-with-status", tag = "menus",
-    params(("restaurant_id" = i64, Path)),
+    get, path = "/restaurants/{restaurant_id}/menu-with-status", operation_id = "get_menu_with_status",
+    operation_id = "get_menu_with_status", tag = "menus",
+    params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Both of one moment", body = MenuWithStatus),
         (status = 304, description = "As the client has it"),
@@ -106,7 +107,10 @@ async fn menu_with_status(
 struct Copies {
     /// Up to 200 of them, each a restaurant and its ETag.
     #[serde(default)]
-    #[param(example = "7:W/\"12-0123456789abcdef\",8:W/\"3-fedcba9876543210\"")]
+    #[param(
+        pattern = r"^([1-9][0-9]{0,17}:[^,]*(,[1-9][0-9]{0,17}:[^,]*){0,199})?$",
+        example = "7:W/\"12-0123456789abcdef\",8:W/\"3-fedcba9876543210\""
+    )]
     copies: String,
 }
 
@@ -136,7 +140,8 @@ struct Unchanged {
 /// one. It is answered from memory, so it never waits: a restaurant that is not named may have
 /// changed, or is just not known here.
 #[utoipa::path(
-    get, path = "/menus/unchanged", tag = "menus", params(Copies),
+    get, path = "/menus/unchanged", operation_id = "list_unchanged_menus",
+    tag = "menus", params(Copies),
     responses(
         (status = 200, description = "Those that are", body = Unchanged),
         (status = 422, description = "More than 200, or not a restaurant and an ETag", body = Problem),
@@ -162,8 +167,9 @@ async fn unchanged(
 /// What is named by its id is changed and keeps it, what has none is new, and what is not named
 /// goes.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = NewMenu,
+    put, path = "/restaurants/{restaurant_id}/menu", operation_id = "replace_menu",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewMenu,
     responses(
         (status = 200, description = "Stored", body = Written),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),

@@ -108,7 +108,9 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(categories::routes())
         .merge(items::routes())
         .merge(cache::routes());
-    OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
+    let (router, document) =
+        OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The OpenAPI document.
@@ -148,7 +150,7 @@ const fn get(route: &'static str) -> Row {
 struct Written {
     success: bool,
     message: &'static str,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     restaurant_id: RestaurantId,
     /// The restaurant's version from now on.
     version: i64,
@@ -184,9 +186,9 @@ const IS_STALE: HeaderValue = HeaderValue::from_static("110 - \"Response is Stal
 fn send(read: Result<Read, ReadError>, headers: &HeaderMap) -> Result<Response, Problem> {
     let Read { document, source } = read?;
     let document = document.ok_or_else(Problem::not_found)?;
-    let unchanged = headers
-        .get(IF_NONE_MATCH)
-        .is_some_and(|known| matches(known.as_bytes(), document.etag.as_bytes()));
+    // Several lines of a list are one list.
+    let mut known = headers.get_all(IF_NONE_MATCH).iter();
+    let unchanged = known.any(|known| matches(known.as_bytes(), document.etag.as_bytes()));
     let mut response = if unchanged {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;

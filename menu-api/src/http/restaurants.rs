@@ -45,21 +45,31 @@ struct ListQuery {
     /// Only those whose operator says so.
     status: Option<Status>,
     /// Only those rated so or better, 1 to 5.
+    #[param(minimum = 1, maximum = 5)]
     min_rating: Option<f32>,
     /// Only those of this town; capital letters do not matter.
+    #[param(max_length = 200, pattern = r"^[^\x00]*$")]
     city: Option<String>,
     /// Words of names, cuisines, items and descriptions; the last may be half typed, and where
     /// nothing is found they are read as words that are spelt alike.
+    #[param(max_length = 200, pattern = r"^[^\x00]*[0-9A-Za-z][^\x00]*$")]
     q: Option<String>,
     /// Only those around this place, nearest first: `lat,lng` in degrees.
+    #[param(
+        pattern = r"^-?([0-8]?[0-9](\.[0-9]+)?|90),-?((1[0-7][0-9]|[0-9]{1,2})(\.[0-9]+)?|180)$",
+        example = "37.77,-122.42"
+    )]
     near: Option<String>,
     /// Metres around `near`, up to 50000; 5000 when absent.
+    #[param(minimum = 1, maximum = 50_000)]
     radius: Option<f64>,
     /// Only those that take orders now.
     open_now: Option<bool>,
     /// From 1.
+    #[param(minimum = 1, maximum = 10_000)]
     page: Option<u32>,
     /// Up to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     page_size: Option<u32>,
 }
 
@@ -109,7 +119,8 @@ impl ListQuery {
 ///
 /// Nearest first with `near`, best match first with `q`, otherwise best rating first.
 #[utoipa::path(
-    get, path = "/restaurants", tag = "restaurants", params(ListQuery),
+    get, path = "/restaurants", operation_id = "list_restaurants",
+    tag = "restaurants", params(ListQuery),
     responses(
         (status = 200, description = "A page", body = Page),
         (status = 304, description = "As the client has it"),
@@ -127,8 +138,9 @@ async fn list(
 
 /// One restaurant
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}", tag = "restaurants",
-    params(("restaurant_id" = i64, Path)),
+    get, path = "/restaurants/{restaurant_id}", operation_id = "get_restaurant",
+    tag = "restaurants",
+    params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The restaurant", body = Restaurant),
         (status = 304, description = "As the client has it"),
@@ -149,7 +161,8 @@ async fn one(
 /// It is closed and without a menu until its operator says otherwise, and runs under the operator
 /// who adds it.
 #[utoipa::path(
-    post, path = "/restaurants", tag = "operator", request_body = Profile,
+    post, path = "/restaurants", operation_id = "create_restaurant",
+    tag = "operator", request_body = Profile,
     responses(
         (status = 201, description = "Added", body = Written),
         (status = 409, description = "The external_id is taken", body = Problem),
@@ -169,8 +182,9 @@ async fn create(
 
 /// Describe a restaurant anew
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = Profile,
+    put, path = "/restaurants/{restaurant_id}", operation_id = "replace_restaurant",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = Profile,
     responses(
         (status = 200, description = "Stored", body = Written),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),

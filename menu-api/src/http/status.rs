@@ -37,8 +37,9 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// Whether orders are taken now
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/status", tag = "restaurants",
-    params(("restaurant_id" = i64, Path)),
+    get, path = "/restaurants/{restaurant_id}/status", operation_id = "get_restaurant_status",
+    tag = "restaurants",
+    params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "As of now", body = StatusNow),
         (status = 304, description = "As the client has it"),
@@ -69,7 +70,7 @@ struct NewStatus {
 struct StatusWritten {
     success: bool,
     message: &'static str,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     restaurant_id: RestaurantId,
     status: Status,
     current_capacity: Option<i32>,
@@ -81,8 +82,9 @@ struct StatusWritten {
 
 /// Open, close, say how busy it is
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/status", tag = "operator",
-    params(("restaurant_id" = i64, Path)), request_body = NewStatus,
+    put, path = "/restaurants/{restaurant_id}/status", operation_id = "set_restaurant_status",
+    tag = "operator",
+    params(("restaurant_id" = i64, Path, minimum = 1)), request_body = NewStatus,
     responses(
         (status = 200, description = "Stored", body = StatusWritten),
         (status = 404, description = "There is none of this id, or it is not yours", body = Problem),

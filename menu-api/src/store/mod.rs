@@ -138,17 +138,15 @@ struct BothNow<'a> {
 #[derive(Debug, Clone, Serialize, utoipa::ToSchema)]
 pub struct MenuWithStatus {
     /// Whose.
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     /// The greater of the two versions.
     pub version: i64,
     /// Its name.
     pub name: String,
     /// For each order.
-    #[schema(value_type = Object)]
     pub delivery_fee: Money,
     /// Of the items of an order together.
-    #[schema(value_type = Object)]
     pub minimum_order: Money,
     /// On the items, in hundredths of a percent.
     pub tax_basis_points: u16,

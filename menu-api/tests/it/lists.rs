@@ -106,6 +106,10 @@ async fn misspelt_words_are_read_as_those_spelt_alike() {
         assert_eq!(names(&page), [found], "{typed}");
         assert_eq!(page["corrected_query"], meant, "{typed}");
     }
+    // What a form sends for fields that nobody filled in.
+    let all = world.get("/api/v1/restaurants?page=1").await.ok();
+    let form = "/api/v1/restaurants?q=&cuisine_type=&city=&min_rating=&page=1";
+    assert_eq!(world.get(form).await.ok(), all);
     let page = world.get("/api/v1/restaurants?q=xylophone").await.ok();
     assert_eq!((page["total"].as_i64(), page.get("corrected_query")), (Some(0), None));
 }

@@ -58,6 +58,21 @@ async fn a_body_comes_as_the_client_takes_it_and_not_again_when_it_has_it() {
     let known = get(&[("if-none-match", &etag)]).await;
     assert_eq!((known.status, known.body.len()), (304, 0));
     assert_eq!(known.header("etag"), etag);
+    // Several lines are one list, and `*` is any.
+    for lines in [vec!["\"other\"", &etag], vec!["*"], vec!["\"other\"", "*"]] {
+        let lines: Vec<_> = lines.into_iter().map(|line| ("if-none-match", line)).collect();
+        assert_eq!(get(&lines).await.status, 304, "{lines:?}");
+    }
+    assert_eq!(get(&[("if-none-match", "\"a\""), ("if-none-match", "\"b\"")]).await.status, 200);
+    // No condition is looked at by a write, so none is performed under one.
+    let empty = json!({"categories": []}).to_string();
+    for tag in ["\"nope\"", &etag] {
+        let headers = [("if-match", tag)];
+        let body = empty.clone().into();
+        let answer = world.send(0, "PUT", &path, &world.admin(), &headers, body).await;
+        assert_eq!(answer.status, 412);
+    }
+    assert_eq!(get(&[]).await.body, plain.body);
     let item = world.first_item(id).await;
     let sold_out = json!({"available": true, "in_stock": false});
     let path = format!("/api/v1/restaurants/{id}/menu/items/{item}/availability");

@@ -36,7 +36,6 @@ use crate::{
 pub struct Tip {
     #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
-    #[schema(value_type = Object)]
     pub tip: Money,
 }
 
@@ -47,7 +46,6 @@ pub struct Tip {
 pub struct TotalSeen {
     #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
-    #[schema(value_type = Object)]
     pub total: Money,
 }
 
@@ -95,16 +93,14 @@ pub enum Reason {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct Objection {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     pub restaurant_name: Option<String>,
     pub reasons: Vec<Reason>,
     /// Those that cannot be had.
     pub lines: Vec<LineObjection>,
     /// What those that can be had cost now, without a tip.
-    #[schema(value_type = Option<Object>)]
     pub total: Option<Money>,
-    #[schema(value_type = Option<Object>)]
     pub minimum_order: Option<Money>,
 }
 
@@ -113,7 +109,7 @@ pub struct Objection {
 #[allow(missing_docs)]
 pub struct LineObjection {
     pub line_id: i64,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: contracts::ids::ItemId,
     pub problem: LineProblem,
 }

@@ -13,8 +13,11 @@
 use std::time::{Duration, Instant};
 
 use contracts::ids::CustomerId;
-use platform::breaker::{Breaker, Settings};
-use redis::{AsyncCommands as _, Client, Script, aio::ConnectionManager};
+use platform::{
+    breaker::{Breaker, Settings},
+    redis::Connection,
+};
+use redis::{AsyncCommands as _, Client, Script};
 use tokio::time::timeout;
 
 use super::Cart;
@@ -34,7 +37,7 @@ return 1
 
 /// See the module.
 pub struct Copies {
-    redis: ConnectionManager,
+    redis: Connection,
     breaker: Breaker,
     keep: Script,
     ttl: Duration,
@@ -42,10 +45,7 @@ pub struct Copies {
 
 impl Copies {
     /// Connects when first used; copies live for `ttl`.
-    ///
-    /// # Errors
-    /// The connection cannot be set up.
-    pub fn new(client: &Client, ttl: Duration) -> anyhow::Result<Self> {
+    pub fn new(client: &Client, ttl: Duration) -> Self {
         let settings = Settings {
             window: Duration::from_secs(2),
             failures_min: 5,
@@ -53,12 +53,12 @@ impl Copies {
             open_for: Duration::from_millis(500),
             open_max: Duration::from_secs(2),
         };
-        Ok(Self {
-            redis: platform::redis::manager(client)?,
+        Self {
+            redis: platform::redis::connection(client),
             breaker: Breaker::new(settings, rand::random(), Instant::now()),
             keep: Script::new(KEEP),
             ttl,
-        })
+        }
     }
 
     /// The copy of a customer's cart, when there is one that can be read.

@@ -46,16 +46,8 @@ pub enum ChangeError {
 
 impl Carts {
     /// Carts in `db` with copies in `redis` that live for `ttl`; changes are tasks on `tasks`.
-    ///
-    /// # Errors
-    /// The connection to Redis cannot be set up.
-    pub fn new(
-        db: PgPool,
-        redis: &redis::Client,
-        ttl: Duration,
-        tasks: TaskTracker,
-    ) -> anyhow::Result<Self> {
-        Ok(Self(Arc::new(Inner { db, copies: Copies::new(redis, ttl)?, tasks })))
+    pub fn new(db: PgPool, redis: &redis::Client, ttl: Duration, tasks: TaskTracker) -> Self {
+        Self(Arc::new(Inner { db, copies: Copies::new(redis, ttl), tasks }))
     }
 
     /// A cart to be shown: not older than the last change that was answered, while Redis can be

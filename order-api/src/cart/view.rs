@@ -34,7 +34,7 @@ pub struct CartView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[allow(missing_docs)]
 pub struct RestaurantView {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub restaurant_id: RestaurantId,
     /// Its menu cannot be read just now: there are no prices.
     pub unavailable: bool,
@@ -42,21 +42,15 @@ pub struct RestaurantView {
     pub restaurant_name: Option<String>,
     /// It takes orders now.
     pub is_open: bool,
-    #[schema(value_type = Option<String>)]
     pub currency: Option<Currency>,
     pub lines: Vec<CartLineView>,
     /// Of the lines that can be had, as all that follows.
-    #[schema(value_type = Option<Object>)]
     pub subtotal: Option<Money>,
-    #[schema(value_type = Option<Object>)]
     pub tax: Option<Money>,
-    #[schema(value_type = Option<Object>)]
     pub delivery_fee: Option<Money>,
     /// Without a tip.
-    #[schema(value_type = Option<Object>)]
     pub total: Option<Money>,
     /// Below this subtotal it does not deliver.
-    #[schema(value_type = Option<Object>)]
     pub minimum_order: Option<Money>,
     /// As it stands here, it would be taken.
     pub can_order: bool,
@@ -67,16 +61,14 @@ pub struct RestaurantView {
 #[allow(missing_docs)]
 pub struct CartLineView {
     pub line_id: i64,
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     pub item_id: ItemId,
     /// Null when it is not known.
     pub name: Option<String>,
     pub quantity: u32,
     pub choices: Vec<Choice>,
     /// Of one, choices included; null when it cannot be had.
-    #[schema(value_type = Option<Object>)]
     pub unit_price: Option<Money>,
-    #[schema(value_type = Option<Object>)]
     pub line_total: Option<Money>,
     /// Why it cannot be had.
     pub problem: Option<LineProblem>,

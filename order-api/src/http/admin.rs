@@ -1,4 +1,4 @@
-//! For those who run the system: what is dead, what differs, how the gateway does.
+//! For those who run the system: what differs from the books, how the gateway does.
 
 use std::time::Instant;
 
@@ -8,102 +8,46 @@ use platform::{
     access::{Row, Who},
     auth::{Auth, Role},
     breaker,
-    extract::{Json, Path, Query},
+    extract::Json,
     postgres,
     problem::Problem,
 };
-use serde::{Deserialize, Serialize};
-use utoipa::{IntoParams, ToSchema};
+use serde::Serialize;
+use utoipa::ToSchema;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 use super::App;
-use crate::payment::dead::{self, DeadEntry, DeadPayment};
 
 const ADMIN: Who = Who::Roles(&[Role::Admin]);
 /// Lines of a page.
 const PAGE: i64 = 100;
 
-pub(super) const ACCESS: &[Row] = &[
-    (Method::GET, "/admin/dead-letters", ADMIN),
-    (Method::POST, "/admin/dead-letters/{payment_id}/redrive", ADMIN),
-    (Method::GET, "/admin/reconciliation", ADMIN),
-    (Method::GET, "/admin/payments", ADMIN),
-];
+pub(super) const ACCESS: &[Row] =
+    &[(Method::GET, "/admin/reconciliation", ADMIN), (Method::GET, "/admin/payments", ADMIN)];
 
 pub(super) fn routes() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-        .routes(routes!(dead_letters))
-        .routes(routes!(redrive))
-        .routes(routes!(reconciliation))
-        .routes(routes!(payments))
+    OpenApiRouter::new().routes(routes!(reconciliation)).routes(routes!(payments))
 }
 
-#[derive(Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-struct After {
-    /// `payment_id` of the last one seen.
-    after: Option<Uuid>,
-}
-
-/// What nobody works on.
-#[derive(Serialize, ToSchema)]
-struct DeadLetters {
-    /// By id, 100 at most.
-    payments: Vec<DeadPayment>,
-    /// Newest first, 100 at most.
-    entries: Vec<DeadEntry>,
-}
-
-/// List payments that had all their calls, and stream entries that cannot be read
-#[utoipa::path(
-    get, path = "/admin/dead-letters", tag = "admin", params(After),
-    responses((status = 200, description = "What is dead", body = DeadLetters)),
-)]
-async fn dead_letters(
-    State(app): State<App>,
-    Query(query): Query<After>,
-) -> Result<Json<DeadLetters>, Problem> {
-    let after = query.after.unwrap_or_else(Uuid::nil);
-    let unavailable = |error: sqlx::Error| postgres::problem(&error);
-    let payments = dead::payments(&app.db, after, PAGE).await.map_err(unavailable)?;
-    let entries = dead::entries(&app.db, PAGE).await.map_err(unavailable)?;
-    Ok(Json(DeadLetters { payments, entries }))
-}
-
-/// A payment that is on its way again.
-#[derive(Serialize, ToSchema)]
-struct Redriven {
-    payment_id: Uuid,
-    status: &'static str,
-}
-
-/// Send a dead payment on its way again, under its old key
-#[utoipa::path(
-    post, path = "/admin/dead-letters/{payment_id}/redrive", tag = "admin",
-    params(("payment_id" = Uuid, Path)),
-    responses(
-        (status = 200, description = "It is due", body = Redriven),
-        (status = 404, description = "No dead payment has this id", body = Problem),
-    ),
-)]
-async fn redrive(
-    State(app): State<App>,
-    Path(payment_id): Path<Uuid>,
-) -> Result<Json<Redriven>, Problem> {
-    if dead::redrive(&app.db, payment_id).await.map_err(|error| postgres::problem(&error))? {
-        Ok(Json(Redriven { payment_id, status: "due" }))
-    } else {
-        Err(Problem::not_found())
-    }
+/// The kind of a difference.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum BreakKind {
+    Unknown,
+    Amount,
+    Twice,
+    MadeThoughEnded,
+    Missing,
+    Unreadable,
 }
 
 /// A difference between the gateway's books and ours.
 #[derive(Serialize, ToSchema)]
 struct BreakView {
     break_id: i64,
-    /// `unknown`, `amount`, `twice`, `made_though_ended`, `missing` or `unreadable`.
+    #[schema(value_type = BreakKind)]
     kind: String,
     payment_id: Option<Uuid>,
     gateway_id: String,
@@ -124,7 +68,7 @@ struct Reconciliation {
 
 /// Show where the gateway's books and ours differ
 #[utoipa::path(
-    get, path = "/admin/reconciliation", tag = "admin",
+    get, path = "/admin/reconciliation", operation_id = "get_reconciliation", tag = "admin",
     responses((status = 200, description = "What differs", body = Reconciliation)),
 )]
 async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, Problem> {
@@ -145,11 +89,22 @@ async fn reconciliation(State(app): State<App>) -> Result<Json<Reconciliation>, 
     Ok(Json(Reconciliation { checked_until, breaks }))
 }
 
+/// The state of a breaker.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum BreakerState {
+    Closed,
+    Open,
+    HalfOpen,
+}
+
 /// How payments do.
 #[derive(Serialize, ToSchema)]
 struct Payments {
     /// Of this process's calls of the gateway: `closed`, `open` or `half_open`; null where no
     /// payments are worked on.
+    #[schema(value_type = Option<BreakerState>)]
     breaker: Option<&'static str>,
     /// Payments that are to be made, all processes together.
     due: i64,
@@ -163,7 +118,7 @@ struct Payments {
 
 /// Show how payments and the gateway do
 #[utoipa::path(
-    get, path = "/admin/payments", tag = "admin",
+    get, path = "/admin/payments", operation_id = "get_payments", tag = "admin",
     responses((status = 200, description = "Now", body = Payments)),
 )]
 async fn payments(State(app): State<App>, Auth(caller): Auth) -> Result<Json<Payments>, Problem> {

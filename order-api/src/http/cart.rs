@@ -76,7 +76,7 @@ async fn priced(app: &App, cart: &Cart) -> CartView {
 /// Lines that cannot be had any more say why. A restaurant whose menu cannot be read just now is
 /// `unavailable`, without prices.
 #[utoipa::path(
-    get, path = "/cart", tag = "cart",
+    get, path = "/cart", operation_id = "get_cart", tag = "cart",
     responses((status = 200, description = "The cart", body = CartView)),
 )]
 async fn get(State(app): State<App>, Auth(caller): Auth) -> Result<Json<CartView>, Problem> {
@@ -90,7 +90,8 @@ async fn get(State(app): State<App>, Auth(caller): Auth) -> Result<Json<CartView
 /// The same item with the same choices makes more of the line that is there. The restaurant may be
 /// closed, and the item sold out for now.
 #[utoipa::path(
-    post, path = "/cart/items", tag = "cart", request_body = NewLine,
+    post, path = "/cart/items", operation_id = "add_cart_item",
+    tag = "cart", request_body = NewLine,
     responses(
         (status = 201, description = "A new line", body = CartView),
         (status = 200, description = "More of a line", body = CartView),
@@ -132,7 +133,8 @@ struct Quantity {
 
 /// Say how many of a line are wanted
 #[utoipa::path(
-    put, path = "/cart/items/{line_id}", tag = "cart", params(("line_id" = i64, Path)),
+    put, path = "/cart/items/{line_id}", operation_id = "set_cart_item",
+    tag = "cart", params(("line_id" = i64, Path, minimum = 1)),
     request_body = Quantity,
     responses(
         (status = 200, description = "The cart", body = CartView),
@@ -155,7 +157,8 @@ async fn set(
 
 /// Take a line out of the cart
 #[utoipa::path(
-    delete, path = "/cart/items/{line_id}", tag = "cart", params(("line_id" = i64, Path)),
+    delete, path = "/cart/items/{line_id}", operation_id = "remove_cart_item",
+    tag = "cart", params(("line_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The cart", body = CartView),
         (status = 404, description = "There is no such line", body = Problem),
@@ -174,7 +177,7 @@ async fn remove(
 
 /// Empty the cart
 #[utoipa::path(
-    delete, path = "/cart", tag = "cart",
+    delete, path = "/cart", operation_id = "clear_cart", tag = "cart",
     responses(
         (status = 204, description = "It is empty"),
         (status = 409, description = "The cart is being changed elsewhere", body = Problem),
@@ -204,7 +207,7 @@ struct Merge {
 /// Menus are not asked: what cannot be had is in the cart with its problem, and nobody is kept from
 /// going on because an item was sold out meanwhile.
 #[utoipa::path(
-    post, path = "/cart/merge", tag = "cart", request_body = Merge,
+    post, path = "/cart/merge", operation_id = "merge_cart", tag = "cart", request_body = Merge,
     responses(
         (status = 200, description = "The cart", body = CartView),
         (status = 409, description = "The cart is being changed elsewhere", body = Problem),

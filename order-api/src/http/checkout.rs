@@ -36,13 +36,13 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct Checkout {
     delivery_address: Address,
     /// What the gateway charges: its name of a card, or `credit_card`, `upi`, …
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z_]+$")]
     payment_method: String,
     /// For couriers, in each restaurant's currency.
     #[serde(default)]
     tips: Vec<Tip>,
     /// Order only of these; of all that are in the cart without it.
-    #[schema(value_type = Option<Vec<i64>>)]
+    #[schema(value_type = Option<Vec<i64>>, min_items = 1)]
     restaurants: Option<Vec<RestaurantId>>,
     /// Of the cart that was seen; when it has another by now, nothing is ordered.
     version: Option<i64>,
@@ -56,8 +56,12 @@ struct Checkout {
 /// Prices are those of this moment. What was ordered is out of the cart. Repeat a request that had
 /// no answer with the same `Idempotency-Key`: each order will be there once.
 #[utoipa::path(
-    post, path = "/cart/checkout", tag = "cart", request_body = Checkout,
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 characters, new for each checkout")),
+    post, path = "/cart/checkout", operation_id = "checkout_cart",
+    tag = "cart", request_body = Checkout,
+    params(
+        ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
+            description = "1 to 255 characters, new for each checkout"),
+    ),
     responses(
         (status = 202, description = "Taken", body = Placed),
         (status = 400, description = "No Idempotency-Key", body = Problem),

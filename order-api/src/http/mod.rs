@@ -3,6 +3,7 @@
 mod admin;
 mod cart;
 mod checkout;
+mod dead_letters;
 mod idempotent;
 mod orders;
 mod ratings;
@@ -112,8 +113,11 @@ fn parts() -> (Router<App>, utoipa::openapi::OpenApi) {
         .merge(ratings::routes())
         .merge(cart::routes())
         .merge(checkout::routes())
-        .merge(admin::routes());
-    OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts()
+        .merge(admin::routes())
+        .merge(dead_letters::routes());
+    let (router, document) =
+        OpenApiRouter::with_openapi(Document::openapi()).nest(PREFIX, api).split_for_parts();
+    (router, platform::docs::complete(document, &access()))
 }
 
 /// The OpenAPI document.
@@ -123,7 +127,7 @@ pub fn openapi() -> utoipa::openapi::OpenApi {
 
 /// Who may call what; a route without a row is nobody's.
 pub fn access() -> AccessTable {
-    let tables: [&[Row]; 8] = [
+    let tables: [&[Row]; 9] = [
         orders::ACCESS,
         status::ACCESS,
         refunds::ACCESS,
@@ -132,6 +136,7 @@ pub fn access() -> AccessTable {
         cart::ACCESS,
         checkout::ACCESS,
         admin::ACCESS,
+        dead_letters::ACCESS,
     ];
     tables.into_iter().fold(AccessTable::default(), |table, rows| table.under(PREFIX, rows))
 }
@@ -146,10 +151,10 @@ pub fn router(app: App) -> Router {
 /// Whose order it is; for everybody else it does not exist.
 fn may_see(caller: &Caller, customer_id: i64, restaurant_id: i64) -> bool {
     match caller.role {
-        Role::Admin | Role::Service => true,
+        Role::Admin => true,
         Role::Customer => customer_id == caller.subject,
         Role::Operator => caller.restaurants.contains(&restaurant_id),
-        Role::Driver => false,
+        Role::Driver | Role::Service | Role::Fleet => false,
     }
 }
 
@@ -206,7 +211,8 @@ impl From<Unpriced> for Problem {
 impl From<Illegal> for Problem {
     fn from(error: Illegal) -> Self {
         match error {
-            Illegal::RefundTooLarge { .. } => {
+            // With nothing left no amount would do: that is the order's state.
+            Illegal::RefundTooLarge { left: 1.., .. } => {
                 Self::unprocessable().field("amount", error.to_string())
             }
             _ => Self::conflict(format!("Not done: {error}.")),

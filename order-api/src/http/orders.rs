@@ -45,8 +45,7 @@ pub(super) const ACCESS: &[Row] = &[
     (Method::GET, "/orders/{order_id}", READERS),
 ];
 
-pub(super) const READERS: Who =
-    Who::Roles(&[Role::Customer, Role::Operator, Role::Admin, Role::Service]);
+pub(super) const READERS: Who = Who::Roles(&[Role::Customer, Role::Operator, Role::Admin]);
 
 pub(super) fn routes() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -55,6 +54,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 /// An order as a customer asks for it.
 #[derive(Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = NewOrder)]
 struct Create {
     #[schema(value_type = i64, minimum = 1)]
     restaurant_id: RestaurantId,
@@ -62,11 +62,10 @@ struct Create {
     items: Vec<Line>,
     delivery_address: Address,
     /// What the gateway charges: its name of a card, or `credit_card`, `upi`, …
-    #[schema(min_length = 1, max_length = 64)]
+    #[schema(min_length = 1, max_length = 64, pattern = "^[0-9A-Za-z_]+$")]
     payment_method: String,
     /// For the courier, in the restaurant's currency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<Object>)]
     tip: Option<Money>,
 }
 
@@ -96,8 +95,11 @@ pub(super) fn json(value: &impl Serialize) -> Result<String, Problem> {
 /// `orders:events` tell how that went. Repeat a request that had no answer with the same
 /// `Idempotency-Key`: there will be one order.
 #[utoipa::path(
-    post, path = "/orders", tag = "orders", request_body = Create,
-    params(("Idempotency-Key" = String, Header, description = "1 to 255 characters, new for each order")),
+    post, path = "/orders", operation_id = "create_order", tag = "orders", request_body = Create,
+    params(
+        ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
+            description = "1 to 255 characters, new for each order"),
+    ),
     responses(
         (status = 202, description = "Taken", body = OrderView),
         (status = 400, description = "No Idempotency-Key", body = Problem),
@@ -162,7 +164,7 @@ async fn price(
 
 /// Read an order, with what has happened to it
 #[utoipa::path(
-    get, path = "/orders/{order_id}", tag = "orders",
+    get, path = "/orders/{order_id}", operation_id = "get_order", tag = "orders",
     params(("order_id" = Uuid, Path)),
     responses(
         (status = 200, description = "The order", body = OrderDetail),
@@ -197,16 +199,21 @@ pub(super) async fn one(
 #[into_params(parameter_in = Query)]
 struct ListQuery {
     /// Orders of this customer; a customer's own without it.
-    #[param(value_type = Option<i64>)]
+    #[param(value_type = Option<i64>, minimum = 1)]
     customer_id: Option<CustomerId>,
     /// Orders of this restaurant.
-    #[param(value_type = Option<i64>)]
+    #[param(value_type = Option<i64>, minimum = 1)]
     restaurant_id: Option<RestaurantId>,
     /// One status, or several with commas between.
+    #[param(
+        pattern = "^(pending|payment_processing|confirmed|accepted|preparing|ready|picked_up|delivered|payment_failed|rejected|cancelled)(,(pending|payment_processing|confirmed|accepted|preparing|ready|picked_up|delivered|payment_failed|rejected|cancelled))*$"
+    )]
     status: Option<String>,
     /// From 1.
+    #[param(minimum = 1, maximum = 10_000)]
     page: Option<i64>,
     /// 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     page_size: Option<i64>,
     /// `next_cursor` of the page before; in place of `page`. No total is counted then.
     cursor: Option<Uuid>,
@@ -230,7 +237,7 @@ struct Orders {
 ///
 /// A customer's own, an operator's restaurants', or all for an administrator.
 #[utoipa::path(
-    get, path = "/orders", tag = "orders", params(ListQuery),
+    get, path = "/orders", operation_id = "list_orders", tag = "orders", params(ListQuery),
     responses(
         (status = 200, description = "A page", body = Orders),
         (status = 422, description = "A parameter is not valid", body = Problem),
@@ -298,12 +305,12 @@ fn whose(caller: &Caller, query: &ListQuery) -> Filter {
             let restaurants = if is_own { restaurant.map(|id| vec![id]) } else { Some(vec![0]) };
             Filter { customer: own, restaurants, ..Filter::default() }
         }
-        Role::Admin | Role::Service => Filter {
+        Role::Admin => Filter {
             customer: query.customer_id,
             restaurants: restaurant.map(|id| vec![id]),
             ..Filter::default()
         },
-        Role::Operator | Role::Driver => {
+        Role::Operator | Role::Driver | Role::Service | Role::Fleet => {
             let own = caller.restaurants.iter().copied();
             let asked = own.filter(|id| restaurant.is_none_or(|asked| asked == *id));
             let restaurants = Some(asked.collect());

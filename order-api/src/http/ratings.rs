@@ -21,9 +21,7 @@ use utoipa::{IntoParams, ToSchema};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{App, orders};
-use crate::rating::{
-    self, COMMENT_MAX_BYTES, Difference, NewRating, PublicRating, Rating, Subject,
-};
+use crate::rating::{self, COMMENT_MAX, Difference, NewRating, PublicRating, Rating, Subject};
 
 /// The last rating that a page number can reach.
 const OFFSET_MAX: i64 = 10_000;
@@ -58,8 +56,12 @@ struct Rate {
     /// The courier: 1 to 5.
     #[schema(minimum = 1, maximum = 5)]
     driver_rating: Option<i16>,
-    /// Up to 2000 bytes.
-    #[schema(max_length = 2_000)]
+    /// Up to 2000 characters.
+    #[schema(
+        min_length = 1,
+        max_length = 2_000,
+        pattern = r"^[^\x00-\x09\x0b-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x09\x0b-\x1f\x7f-\x9f]*$"
+    )]
     comment: Option<String>,
 }
 
@@ -67,7 +69,7 @@ struct Rate {
 ///
 /// Once, after it was delivered. Saying the very same again answers 200 and changes nothing.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/ratings", tag = "ratings",
+    post, path = "/orders/{order_id}/ratings", operation_id = "rate_order", tag = "ratings",
     params(("order_id" = uuid::Uuid, Path)), request_body = Rate,
     responses(
         (status = 201, description = "Taken", body = Rating),
@@ -104,18 +106,18 @@ fn checked(new: Rate) -> Result<NewRating, Problem> {
     }
     let is_text = |text: &String| {
         !text.trim().is_empty()
-            && text.len() <= COMMENT_MAX_BYTES
+            && text.chars().count() <= COMMENT_MAX
             && !text.chars().any(|c| c.is_control() && c != '\n')
     };
     if comment.as_ref().is_some_and(|comment| !is_text(comment)) {
-        return wrong("comment", "must be 1 to 2000 bytes without control characters");
+        return wrong("comment", "must be 1 to 2000 characters, none of them a control character");
     }
     Ok(NewRating { order_rating, driver_rating, comment })
 }
 
 /// Read what its customer says of an order
 #[utoipa::path(
-    get, path = "/orders/{order_id}/ratings", tag = "ratings",
+    get, path = "/orders/{order_id}/ratings", operation_id = "get_order_ratings", tag = "ratings",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "The rating", body = Rating),
@@ -138,15 +140,17 @@ async fn get(
 #[into_params(parameter_in = Query)]
 struct PageQuery {
     /// From 1.
+    #[param(minimum = 1, maximum = 10_000)]
     page: Option<i64>,
     /// 1 to 100; 20 when absent.
+    #[param(minimum = 1, maximum = 100)]
     page_size: Option<i64>,
 }
 
 /// What customers say of a restaurant.
 #[derive(Serialize, ToSchema)]
 struct RestaurantRatings {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     restaurant_id: RestaurantId,
     /// On average, to a tenth; null when there is none.
     rating: Option<f64>,
@@ -161,8 +165,9 @@ struct RestaurantRatings {
 
 /// List what customers say of a restaurant, newest first
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/ratings", tag = "ratings",
-    params(("restaurant_id" = i64, Path), PageQuery),
+    get, path = "/restaurants/{restaurant_id}/ratings", operation_id = "list_restaurant_ratings",
+    tag = "ratings",
+    params(("restaurant_id" = i64, Path, minimum = 1), PageQuery),
     responses(
         (status = 200, description = "A page", body = RestaurantRatings),
         (status = 422, description = "A parameter is not valid", body = Problem),
@@ -203,7 +208,7 @@ async fn of_restaurant(
 /// What customers say of a courier.
 #[derive(Serialize, ToSchema)]
 struct DriverRating {
-    #[schema(value_type = i64)]
+    #[schema(value_type = i64, minimum = 1)]
     driver_id: DriverId,
     /// On average, to a tenth; null when there is none.
     rating: Option<f64>,
@@ -213,8 +218,8 @@ struct DriverRating {
 
 /// Read what customers say of a driver
 #[utoipa::path(
-    get, path = "/drivers/{driver_id}/rating", tag = "ratings",
-    params(("driver_id" = i64, Path)),
+    get, path = "/drivers/{driver_id}/rating", operation_id = "get_driver_rating", tag = "ratings",
+    params(("driver_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "The average", body = DriverRating),
         (status = 404, description = "The caller is another driver", body = Problem),
@@ -243,7 +248,7 @@ struct Check {
 
 /// Count all ratings again and compare them with the sums that are kept
 #[utoipa::path(
-    get, path = "/admin/ratings/check", tag = "admin",
+    get, path = "/admin/ratings/check", operation_id = "check_ratings", tag = "admin",
     responses(
         (status = 200, description = "Where they differ", body = Check),
         (status = 429, description = "Too many reports of the caller at a time", body = Problem),

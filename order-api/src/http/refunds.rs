@@ -13,7 +13,7 @@ use contracts::{
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     postgres,
     problem::Problem,
 };
@@ -31,11 +31,7 @@ use crate::{
 };
 
 pub(super) const ACCESS: &[Row] = &[
-    (
-        Method::POST,
-        "/orders/{order_id}/refunds",
-        Who::Roles(&[Role::Operator, Role::Admin, Role::Service]),
-    ),
+    (Method::POST, "/orders/{order_id}/refunds", Who::Roles(&[Role::Operator, Role::Admin])),
     (Method::GET, "/orders/{order_id}/refunds", orders::READERS),
 ];
 
@@ -44,15 +40,29 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 }
 
 /// How much is to be given back.
-#[derive(Deserialize, Serialize, ToSchema)]
+#[derive(Default, Deserialize, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRefund {
     /// All that is left when absent.
-    #[schema(value_type = Option<Object>)]
     amount: Option<Money>,
-    /// Why; up to 500 bytes.
-    #[schema(max_length = 500)]
+    /// Why.
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     reason: Option<String>,
+}
+
+/// How far a refund is; `dead` when somebody must look.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[allow(dead_code, reason = "names the values in the document")]
+enum RefundStatus {
+    Pending,
+    Succeeded,
+    Failed,
+    Dead,
 }
 
 /// A refund.
@@ -61,9 +71,8 @@ struct Refund {
     refund_id: Uuid,
     #[schema(value_type = Uuid)]
     order_id: OrderId,
-    #[schema(value_type = Object)]
     amount: Money,
-    /// `pending`, `succeeded`, `failed`, or `dead` when somebody must look.
+    #[schema(value_type = RefundStatus)]
     status: String,
     created_at: DateTime<Utc>,
 }
@@ -72,18 +81,20 @@ struct Refund {
 ///
 /// All refunds together are never more than was captured.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/refunds", tag = "restaurant", request_body = NewRefund,
+    post, path = "/orders/{order_id}/refunds", operation_id = "create_refund",
+    tag = "restaurant", request_body = NewRefund,
     params(
         ("order_id" = Uuid, Path),
-        ("Idempotency-Key" = String, Header, description = "1 to 255 characters, new for each refund"),
+        ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",
+            description = "1 to 255 characters, new for each refund"),
     ),
     responses(
         (status = 202, description = "It is being given back", body = Refund),
         (status = 400, description = "No Idempotency-Key", body = Problem),
         (status = 404, description = "There is no such order, or it is another restaurant's",
             body = Problem),
-        (status = 409, description = "Nothing was paid, or a request with this key is being worked \
-            on", body = Problem),
+        (status = 409, description = "Nothing was paid or is left, or a request with this key is \
+            being worked on", body = Problem),
         (status = 422, description = "More than is left, or the key was used for something else",
             body = Problem),
     ),
@@ -93,7 +104,7 @@ async fn create(
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
     headers: HeaderMap,
-    Json(new): Json<NewRefund>,
+    OptionalJson(new): OptionalJson<NewRefund>,
 ) -> Result<Response, Problem> {
     let key = idempotent::key(&headers)?;
     let request = Request::new(&caller, refund_route(order_id), key, &new)
@@ -176,7 +187,7 @@ struct Refunds {
 
 /// List the refunds of an order
 #[utoipa::path(
-    get, path = "/orders/{order_id}/refunds", tag = "orders",
+    get, path = "/orders/{order_id}/refunds", operation_id = "list_refunds", tag = "orders",
     params(("order_id" = Uuid, Path)),
     responses(
         (status = 200, description = "Oldest first", body = Refunds),

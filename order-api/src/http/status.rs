@@ -6,7 +6,7 @@ use contracts::ids::OrderId;
 use platform::{
     access::{Row, Who},
     auth::{Auth, Caller, Role},
-    extract::{Json, Path},
+    extract::{Json, OptionalJson, Path},
     problem::Problem,
 };
 use serde::Deserialize;
@@ -21,21 +21,17 @@ use crate::{
     view::OrderView,
 };
 
-/// Words of a reason, in bytes.
-const REASON_MAX_BYTES: usize = 500;
+/// Of a reason, in characters.
+const REASON_MAX: usize = 500;
 /// A kitchen says at most so far ahead when it is ready.
 const PREPARATION_MINUTES_MAX: i64 = 1_440;
 
 pub(super) const ACCESS: &[Row] = &[
-    (
-        Method::PUT,
-        "/orders/{order_id}/status",
-        Who::Roles(&[Role::Operator, Role::Admin, Role::Service]),
-    ),
+    (Method::PUT, "/orders/{order_id}/status", Who::Roles(&[Role::Operator, Role::Admin])),
     (
         Method::POST,
         "/orders/{order_id}/cancel",
-        Who::Roles(&[Role::Customer, Role::Operator, Role::Admin, Role::Service]),
+        Who::Roles(&[Role::Customer, Role::Operator, Role::Admin]),
     ),
 ];
 
@@ -49,7 +45,11 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct NewStatus {
     status: Next,
     /// Why it is rejected; needed then.
-    #[schema(max_length = 500)]
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     reason: Option<String>,
     /// Minutes until it is ready, with `preparing`.
     #[schema(minimum = 1, maximum = 1_440)]
@@ -76,7 +76,7 @@ enum Next {
 ///
 /// Saying again what is so already answers 200 and changes nothing.
 #[utoipa::path(
-    put, path = "/orders/{order_id}/status", tag = "restaurant",
+    put, path = "/orders/{order_id}/status", operation_id = "set_order_status", tag = "restaurant",
     params(("order_id" = uuid::Uuid, Path)), request_body = NewStatus,
     responses(
         (status = 200, description = "The order as it is now", body = OrderView),
@@ -124,20 +124,24 @@ fn ready_at(minutes: Option<i64>) -> Result<Option<DateTime<Utc>>, Problem> {
 
 pub(super) fn reason_of(reason: String) -> Result<String, Problem> {
     let is_text = !reason.trim().is_empty()
-        && reason.len() <= REASON_MAX_BYTES
+        && reason.chars().count() <= REASON_MAX
         && !reason.chars().any(char::is_control);
     if is_text {
         return Ok(reason);
     }
     Err(Problem::unprocessable()
-        .field("reason", "must be 1 to 500 bytes without control characters"))
+        .field("reason", "must be 1 to 500 characters, none of them a control character"))
 }
 
 /// Why an order is called off.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Cancel {
-    #[schema(max_length = 500)]
+    #[schema(
+        min_length = 1,
+        max_length = 500,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     reason: Option<String>,
     /// Only if the order still has this version.
     version: Option<i64>,
@@ -148,8 +152,8 @@ struct Cancel {
 /// Customers can until the kitchen has begun, restaurants and staff until it is delivered. What
 /// was paid is given back by itself.
 #[utoipa::path(
-    post, path = "/orders/{order_id}/cancel", tag = "orders",
-    params(("order_id" = uuid::Uuid, Path)), request_body = Cancel,
+    post, path = "/orders/{order_id}/cancel", operation_id = "cancel_order", tag = "orders",
+    params(("order_id" = uuid::Uuid, Path)), request_body = Option<Cancel>,
     responses(
         (status = 200, description = "The order as it is now", body = OrderView),
         (status = 404, description = "There is none, or it is somebody else's", body = Problem),
@@ -161,7 +165,7 @@ async fn cancel(
     State(app): State<App>,
     Auth(caller): Auth,
     Path(order_id): Path<OrderId>,
-    Json(cancel): Json<Cancel>,
+    OptionalJson(cancel): OptionalJson<Cancel>,
 ) -> Result<Json<OrderView>, Problem> {
     let (party, by) = match caller.role {
         Role::Customer => (Party::Customer, "the customer called it off"),

@@ -39,7 +39,8 @@ struct TrackingToken {
 
 /// Get a token to watch an order with
 #[utoipa::path(
-    post, path = "/orders/{order_id}/tracking-token", tag = "orders",
+    post, path = "/orders/{order_id}/tracking-token", operation_id = "create_tracking_token",
+    tag = "orders",
     params(("order_id" = uuid::Uuid, Path)),
     responses(
         (status = 200, description = "For the first message of the socket", body = TrackingToken),

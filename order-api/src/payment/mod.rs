@@ -26,6 +26,7 @@ use std::{fmt, time::Duration};
 
 use chrono::{DateTime, Utc};
 use contracts::{ids::OrderId, money::Money};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 /// Calls before somebody must look.
@@ -36,7 +37,8 @@ const PAUSE_FIRST: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 
 /// What is to be moved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, ToSchema)]
+#[schema(as = PaymentKind, rename_all = "snake_case")]
 pub enum Kind {
     /// From the customer.
     Charge,

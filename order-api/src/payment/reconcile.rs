@@ -300,6 +300,10 @@ async fn compare_page(
     Ok(())
 }
 
+/// The kinds of differences, for the metric.
+pub(crate) const BREAKS: &[&str] =
+    &["unreadable", "unknown", "amount", "twice", "made_though_ended", "missing"];
+
 fn found(
     kind: &'static str,
     payment_id: Option<Uuid>,

@@ -405,7 +405,7 @@ async fn a_slow_reader_brings_no_old_cart_back() {
     use order_api::cart::{Cart, copies::Copies};
     let world = World::start().await;
     let client = platform::redis::client(&world.cache.url().into()).unwrap();
-    let copies = Copies::new(&client, std::time::Duration::from_secs(60)).unwrap();
+    let copies = Copies::new(&client, std::time::Duration::from_secs(60));
     let customer = CustomerId::new(1).unwrap();
     let cart = |version| Cart { version, ..Cart::default() };
     // The first calls wait for a connection, and may be late for it.

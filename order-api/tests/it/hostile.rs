@@ -61,6 +61,25 @@ async fn bad_orders_are_refused_and_nothing_is_written() {
             422,
             "delivery_address.latitude",
         ),
+        (
+            "a part of an address that is not known",
+            with("/delivery_address", json!({"street": "1 Main St", "city": "X", "zip": "94105"})),
+            422,
+            "delivery_address.zip",
+        ),
+        (
+            "an address without a city",
+            with("/delivery_address", json!({"street": "1 Main St"})),
+            422,
+            "delivery_address.city",
+        ),
+        (
+            "an address of a wrong type",
+            with("/delivery_address", json!({"street": 1, "city": "X"})),
+            422,
+            "delivery_address.street",
+        ),
+        ("a number for an address", with("/delivery_address", json!(7)), 422, "delivery_address"),
         ("no payment method", with("/payment_method", json!("")), 422, "payment_method"),
         (
             "a payment method with words",
@@ -80,6 +99,11 @@ async fn bad_orders_are_refused_and_nothing_is_written() {
     let send = async |headers: &[(&str, &str)], body: String| {
         world.send_to(0, "POST", "/api/v1/orders", &token, headers, Bytes::from(body)).await
     };
+    // A number that no type holds is named like any other.
+    let huge = with("/tip", json!({"amount": 5, "currency": "USD"})).to_string();
+    let huge = huge.replace("\"amount\":5", "\"amount\":1e400");
+    let answer = send(&[("idempotency-key", "huge")], huge).await;
+    assert_eq!((answer.status, &answer.json()["errors"][0]["field"]), (422, &json!("tip.amount")));
     let long = "k".repeat(256);
     for (headers, body, status) in [
         (vec![], good.to_string(), 400),

@@ -1,6 +1,7 @@
 //! Stores, menus and the gateway go away, and nothing that was accepted is lost.
 
 use order_api::Role;
+use platform::stores::proxy::{Mode, Proxy, Upstream};
 use redis::AsyncCommands as _;
 use serde_json::json;
 
@@ -27,6 +28,43 @@ async fn without_redis_orders_are_taken_and_paid() {
     for order in orders {
         assert_eq!(world.captures(order).await.len(), 1);
     }
+}
+
+#[tokio::test]
+async fn silent_links_to_redis_stop_neither_the_outbox_nor_payments() {
+    let mut world = World::with(&[], &["--payment-sweep-after", "200ms"]).await;
+    let mut links = Vec::new();
+    for (setting, server) in
+        [("--redis-queue-url", world.queue.tcp_url()), ("--redis-cache-url", world.cache.tcp_url())]
+    {
+        let address = server.trim_start_matches("redis://").to_owned();
+        let link = Proxy::start(Upstream::Tcp(address)).await.unwrap();
+        world.reach(setting, &format!("redis://127.0.0.1:{}", link.port));
+        links.push(link);
+    }
+    world.add_node(Role::All).await;
+    let restaurant = world.restaurant().await;
+    world.paid(&restaurant).await;
+    links.iter().for_each(|link| link.set(Mode::Silent));
+    let order = world.place(&restaurant).await;
+    until("the outbox is told", async || world.count("outbox").await == 0).await;
+    world.until_payment(order, "paid").await;
+    let mut redis = world.redis().await;
+    until("both payments are told", async || {
+        let told: usize = redis.xlen("orders:events").await.unwrap();
+        told >= 4 && world.count("outbox").await == 0
+    })
+    .await;
+
+    let status = async |world: &World| {
+        let report = world.get("/readyz", "").await.is(200);
+        report["dependencies"]["queue"]["status"].as_str().unwrap().to_owned()
+    };
+    until("the queue is up", async || status(&world).await == "up").await;
+    links.iter().for_each(|link| link.set(Mode::SilentAll));
+    until("the queue is down", async || status(&world).await == "down").await;
+    links.iter().for_each(|link| link.set(Mode::Pass));
+    until("the queue is up again", async || status(&world).await == "up").await;
 }
 
 #[tokio::test]
@@ -97,8 +135,8 @@ async fn an_entry_that_is_no_payment_is_put_aside() {
     let () = redis.xadd("orders:payments", "*", &[("payment_id", nobody)]).await.unwrap();
     world.paid(&restaurant).await;
     until("they are dead letters", async || {
-        let dead = world.get("/api/v1/admin/dead-letters", &world.admin()).await.is(200);
-        dead["entries"].as_array().unwrap().len() == 2
+        let path = "/api/v1/admin/dead-letters?kind=payment_entry";
+        world.get(path, &world.admin()).await.is(200)["total"] == 2
     })
     .await;
     until("nothing is pending", async || {

@@ -34,6 +34,7 @@ pub(crate) struct World {
     pub(crate) cache: RedisServer,
     pub(crate) postgres: PostgresServer,
     pub(crate) signer: Signer,
+    pub(crate) tracking_signer: Signer,
     pub(crate) menu: Running,
     pub(crate) gateway: Running,
     pub(crate) nodes: Vec<Running>,
@@ -138,7 +139,8 @@ impl World {
         let (cache, queue, postgres) = (cache.unwrap(), queue.unwrap(), postgres.unwrap());
         postgres.create_database("menu").await.unwrap();
         postgres.create_database("orders").await.unwrap();
-        let (signer, private_pem, public_pem) = Signer::generate();
+        let (signer, _, public_pem) = Signer::generate();
+        let (tracking_signer, private_pem, _) = Signer::generate();
         let (public, private) = (place("public.pem"), place("private.pem"));
         std::fs::write(&public, public_pem).unwrap();
         std::fs::write(&private, private_pem).unwrap();
@@ -174,7 +176,7 @@ impl World {
             "sk_test_sim",
             "--auth-verify-key-files",
             &public,
-            "--signing-key-file",
+            "--tracking-signing-key-file",
             &private,
         ]);
         for pair in flags.chunks(2) {
@@ -188,6 +190,7 @@ impl World {
             cache,
             postgres,
             signer,
+            tracking_signer,
             menu,
             gateway,
             nodes: Vec::new(),
@@ -206,6 +209,12 @@ impl World {
         })
         .await;
         world
+    }
+
+    /// The nodes from here on have this value of a setting.
+    pub(crate) fn reach(&mut self, setting: &str, url: &str) {
+        let place = self.flags.iter().position(|flag| flag == setting).expect("a known setting");
+        url.clone_into(&mut self.flags[place + 1]);
     }
 
     /// Starts one more node and waits until it is ready.

@@ -12,14 +12,17 @@ use pem::{EncodeConfig, LineEnding, Pem};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::{ACCESS_TYP, AccessClaims, Role, TRACKING_TYP, TrackingClaims, Verifier, key_id};
-use super::{now_s, plain_header};
+use super::keys::{key_id, plain_header};
+use super::tracking::TrackingClaims;
+use super::{ACCESS_TYP, AccessClaims, Role, TRACKING_TYP, TrackingVerifier, Verifier, now_s};
 
 const DEFAULT_NAME: &str = "swift-eats";
 
-/// Signs access and tracking tokens with an Ed25519 key.
+/// Signs tokens with an Ed25519 key: access tokens, or tracking tokens, as the services trust no
+/// key for both.
 pub struct Signer {
     key: EncodingKey,
+    key_id: String,
     public_pem: String,
     access_header: Header,
     tracking_header: Header,
@@ -58,6 +61,7 @@ impl Signer {
             public_pem: to_pem("PUBLIC KEY", public.as_ref()),
             access_header: plain_header(ACCESS_TYP, &kid),
             tracking_header: plain_header(TRACKING_TYP, &kid),
+            key_id: kid,
             issuer: issuer.to_owned(),
             audience: audience.to_owned(),
         })
@@ -85,13 +89,28 @@ impl Signer {
         &self.public_pem
     }
 
-    /// A verifier that trusts this key alone.
+    /// The id of the key, `kid` in its tokens.
+    pub(super) fn key_id(&self) -> &str {
+        &self.key_id
+    }
+
+    /// A verifier of access tokens that trusts this key alone.
     ///
     /// # Panics
     /// Never: the key was read when this signer was made.
     #[must_use]
     pub fn verifier(&self) -> Verifier {
         Verifier::from_pems(&[&self.public_pem], &self.issuer, &self.audience)
+            .expect("the key of a signer is an Ed25519 key")
+    }
+
+    /// A verifier of tracking tokens that trusts this key alone.
+    ///
+    /// # Panics
+    /// Never: the key was read when this signer was made.
+    #[must_use]
+    pub fn tracking_verifier(&self) -> TrackingVerifier {
+        TrackingVerifier::from_pems(&[&self.public_pem], &self.issuer, &self.audience)
             .expect("the key of a signer is an Ed25519 key")
     }
 
@@ -136,16 +155,11 @@ impl Signer {
         // The key was checked when it was read, and these structs are always JSON.
         jsonwebtoken::encode(header, claims, &self.key).expect("a checked key signs")
     }
-
-    #[cfg(test)]
-    pub(super) fn access_header(&self) -> &Header {
-        &self.access_header
-    }
 }
 
 impl fmt::Debug for Signer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signer").field("kid", &self.access_header.kid).finish_non_exhaustive()
+        f.debug_struct("Signer").field("kid", &self.key_id).finish_non_exhaustive()
     }
 }
 

@@ -7,69 +7,76 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context as _;
 use futures_util::future::join_all;
 use redis::{
-    Client, Cmd, Pipeline, RedisError, RedisResult, Value,
-    aio::{ConnectionLike as _, PubSub},
-    cluster::ClusterClient,
-    cluster_async::ClusterConnection,
+    Client, Cmd, Pipeline, RedisError, RedisResult, TlsCertificates, Value,
+    aio::ConnectionLike as _, cluster::ClusterClient, cluster_async::ClusterConnection,
     cluster_routing::Slot,
 };
-use tokio::sync::Mutex;
 
 use super::{
-    CONNECT_TIMEOUT,
+    CONNECT_TIMEOUT, Subscription,
+    link::{Connect, Link, Open, SILENT_MAX},
+    server,
     slots::{self, Part},
     timed_out,
 };
 
-/// What such a URL begins with.
-const SCHEME: &str = "redis-cluster://";
+/// What such a URL begins with, and what the URLs of its nodes begin with then.
+const SCHEMES: [(&str, &str); 2] =
+    [("redis-cluster://", "redis://"), ("rediss-cluster://", "rediss://")];
 /// Connecting takes longer only when every node is silent.
 const CONNECT_MAX: Duration = Duration::from_secs(3);
-/// Without a good answer for this long, the nodes are looked for from the beginning. Left alone,
-/// redis-rs asks those that it knows, without a pause. Also how long a connection is kept at least
-/// when a node says that it is cut off.
-const ANSWERS_MISSING_MAX: Duration = Duration::from_secs(2);
 
 /// Some nodes of a cluster, from which the others are found.
 #[derive(Clone)]
 pub(super) struct Seeds {
     nodes: Arc<[Client]>,
+    authority: Option<TlsCertificates>,
     next: Arc<AtomicUsize>,
 }
 
 /// Whether a URL names a cluster.
 pub(super) fn is_cluster(url: &str) -> bool {
-    url.starts_with(SCHEME)
+    SCHEMES.iter().any(|(scheme, _)| url.starts_with(scheme))
 }
 
 impl Seeds {
     /// Reads `redis-cluster://[user:password@]host:port,host:port,…`; `None` for another scheme.
     pub(super) fn of_url(url: &str) -> Option<anyhow::Result<Self>> {
-        let rest = url.strip_prefix(SCHEME)?.trim_end_matches('/');
+        let (rest, scheme) =
+            SCHEMES.iter().find_map(|(scheme, node)| Some((url.strip_prefix(scheme)?, *node)))?;
+        Some(Self::of(rest, scheme))
+    }
+
+    fn of(rest: &str, scheme: &str) -> anyhow::Result<Self> {
+        let (rest, authority) = server::authority(rest)?;
+        let rest = rest.trim_end_matches('/');
         let (login, hosts) = match rest.rsplit_once('@') {
             Some((login, hosts)) => (format!("{login}@"), hosts),
             None => (String::new(), rest),
         };
-        let open = |host: &str| Client::open(format!("redis://{login}{}", host.trim()));
-        let nodes: RedisResult<_> = hosts.split(',').map(open).collect();
-        Some(nodes.context("the Redis Cluster URL is not valid").map(|nodes| Self {
-            nodes,
+        let open = |host: &str| {
+            server::client(&format!("{scheme}{login}{}", host.trim()), authority.as_ref())
+        };
+        let nodes: anyhow::Result<_> = hosts.split(',').map(open).collect();
+        Ok(Self {
+            nodes: nodes.context("the Redis Cluster URL is not valid")?,
+            authority,
             // Processes that start together do not all listen to one node.
             next: Arc::new(AtomicUsize::new(std::process::id() as usize)),
-        }))
+        })
     }
 
     /// A subscriber at one of the nodes that answer; a later call begins with the next one, so
     /// that a node which only seems to live is left.
-    pub(super) async fn pubsub(&self) -> RedisResult<PubSub> {
+    pub(super) async fn pubsub(&self) -> RedisResult<Subscription> {
         let mut failure = timed_out();
         for _ in 0..self.nodes.len() {
             let next = self.next.fetch_add(1, Ordering::Relaxed) % self.nodes.len();
@@ -82,51 +89,43 @@ impl Seeds {
     }
 }
 
-/// A shared, lazily connected, reconnecting connection to all masters.
-#[derive(Clone)]
-pub(super) struct Link(Arc<Shared>);
+/// Where a [`Link`] to all masters connects.
+pub(super) struct Masters(ClusterClient);
 
-struct Shared {
-    client: ClusterClient,
-    current: Mutex<Current>,
-    since: Instant,
-    /// When the last good answer came, milliseconds after `since`.
-    answered_ms: AtomicU64,
+impl Connect for Masters {
+    type Connection = ClusterConnection;
+    /// One that is away must not take the connections to the others with it.
+    const IS_PINGED: bool = false;
+
+    async fn connect(&self) -> RedisResult<ClusterConnection> {
+        let connecting = tokio::time::timeout(CONNECT_MAX, self.0.get_async_connection());
+        connecting.await.unwrap_or_else(|_| Err(timed_out()))
+    }
+
+    async fn ping(_: ClusterConnection) -> RedisResult<()> {
+        Ok(())
+    }
 }
 
-/// A connection and its number.
-pub(super) type Open = (ClusterConnection, u64);
-
-#[derive(Default)]
-struct Current {
-    connection: Option<ClusterConnection>,
-    /// Counts connections, so that an error ends the one that it came from.
-    number: u64,
-    /// When the last one was made.
-    made_at: Option<Instant>,
-}
-
-impl Link {
-    pub(super) fn new(seeds: &Seeds, response_timeout: Duration) -> RedisResult<Self> {
+impl Link<Masters> {
+    pub(super) fn to_masters(seeds: &Seeds, response_timeout: Duration) -> RedisResult<Self> {
         let nodes = seeds.nodes.iter().map(|node| node.get_connection_info().clone());
-        let client = ClusterClient::builder(nodes)
+        let mut client = ClusterClient::builder(nodes)
             .connection_timeout(CONNECT_TIMEOUT)
             .response_timeout(response_timeout)
-            .retries(0)
-            .build()?;
-        Ok(Self(Arc::new(Shared {
-            client,
-            current: Mutex::default(),
-            since: Instant::now(),
-            answered_ms: AtomicU64::new(0),
-        })))
+            .tcp_settings(server::tcp_settings())
+            .retries(0);
+        if let Some(authority) = &seeds.authority {
+            client = client.certs(authority.clone());
+        }
+        Ok(Self::new(Masters(client.build()?)))
     }
 
     /// One command, to where its key is.
     pub(super) async fn command(&self, command: &Cmd) -> RedisResult<Value> {
-        let (mut connection, number) = self.connection().await?;
-        let result = connection.req_packed_command(command).await;
-        self.judged(number, result).await
+        let open = self.open().await?;
+        let result = open.connection.clone().req_packed_command(command).await;
+        self.judged(&open, result)
     }
 
     /// A pipeline, in parts; a transaction must be of one slot. When some parts fail, their
@@ -137,16 +136,16 @@ impl Link {
         offset: usize,
         count: usize,
     ) -> RedisResult<Vec<Value>> {
+        // Once for all parts of a call.
+        let open = self.open().await?;
         if offset > 0 {
-            let (mut connection, number) = self.connection().await?;
+            let mut connection = open.connection.clone();
             let result = connection.req_packed_commands(pipeline, offset, count).await;
-            return self.judged(number, result).await;
+            return self.judged(&open, result);
         }
-        let open = self.connection().await?;
         let parts = slots::split(pipeline);
-        let sent = parts
-            .iter()
-            .map(|Part { slot, pipeline, .. }| self.send(open.clone(), *slot, pipeline));
+        let sent =
+            parts.iter().map(|Part { slot, pipeline, .. }| self.send(&open, *slot, pipeline));
         let results = join_all(sent).await;
         let mut answers = vec![Value::Nil; pipeline.len()];
         let mut failures = Vec::new();
@@ -174,58 +173,36 @@ impl Link {
     /// What belongs to one slot, over one connection.
     pub(super) async fn send(
         &self,
-        (mut connection, number): Open,
+        open: &Arc<Open<ClusterConnection>>,
         slot: Slot,
         pipeline: &Pipeline,
     ) -> RedisResult<Vec<Value>> {
         let (route, count) = (slots::route(slot), pipeline.len());
+        let mut connection = open.connection.clone();
         let result = connection.route_pipeline(pipeline.clone(), 0, count, route).await;
-        self.judged(number, result).await
-    }
-
-    /// The connection; a new one when there is none. To be asked for once for all parts of a call:
-    /// where nobody answers, each of them would try to connect, one after the other.
-    pub(super) async fn connection(&self) -> RedisResult<Open> {
-        let mut current = self.0.current.lock().await;
-        if let Some(connection) = &current.connection {
-            return Ok((connection.clone(), current.number));
-        }
-        let connecting = tokio::time::timeout(CONNECT_MAX, self.0.client.get_async_connection());
-        let connection = connecting.await.unwrap_or_else(|_| Err(timed_out()))?;
-        self.answered();
-        current.number += 1;
-        current.connection = Some(connection.clone());
-        current.made_at = Some(Instant::now());
-        Ok((connection, current.number))
+        self.judged(open, result)
     }
 
     /// Notes how it went. redis-rs looks for the slots again when a node refuses or closes, but
     /// neither when one is silent, and would be asked for as long as its host does not speak, nor
-    /// when one says that it is cut off from the others, which may have replaced it.
-    async fn judged<T>(&self, number: u64, result: RedisResult<T>) -> RedisResult<T> {
+    /// when one says that it is cut off from the others, which may have replaced it. Without a good
+    /// answer the nodes are looked for from the beginning, too: left alone, redis-rs asks those
+    /// that it knows, without a pause.
+    fn judged<T>(
+        &self,
+        open: &Arc<Open<ClusterConnection>>,
+        result: RedisResult<T>,
+    ) -> RedisResult<T> {
         let Err(error) = &result else {
-            self.answered();
+            open.answered();
             return result;
         };
-        let is_silent = error.is_timeout() || self.silent_for() > ANSWERS_MISSING_MAX;
+        let is_silent = error.is_timeout() || open.silent_for() > SILENT_MAX;
         let is_cut_off = matches!(error.code(), Some("CLUSTERDOWN" | "MASTERDOWN"));
-        if is_silent || is_cut_off {
-            let mut current = self.0.current.lock().await;
-            let is_old = current.made_at.is_none_or(|at| at.elapsed() > ANSWERS_MISSING_MAX);
-            if current.number == number && (is_silent || is_old) {
-                current.connection = None;
-            }
+        if is_silent || (is_cut_off && open.age() > SILENT_MAX) {
+            self.give_up(open, error);
         }
         result
-    }
-
-    fn answered(&self) {
-        self.0.answered_ms.store(self.0.since.elapsed().as_millis() as u64, Ordering::Relaxed);
-    }
-
-    fn silent_for(&self) -> Duration {
-        let answered = Duration::from_millis(self.0.answered_ms.load(Ordering::Relaxed));
-        self.0.since.elapsed().saturating_sub(answered)
     }
 }
 
@@ -257,6 +234,7 @@ mod tests {
         assert_eq!(addresses("redis://a:7000"), None);
         let nodes = addresses("redis-cluster://user:se@cret@a:7000,b:7001,[::1]:7002/").unwrap();
         assert_eq!(nodes, ["a:7000", "b:7001", "::1:7002"]);
+        assert_eq!(addresses("rediss-cluster://a:7000").unwrap(), ["a:7000"]);
         for bad in ["redis-cluster://", "redis-cluster://a:7000,", "redis-cluster://a:x"] {
             assert!(Seeds::of_url(bad).is_some_and(|seeds| seeds.is_err()), "{bad}");
         }

@@ -38,12 +38,12 @@ impl Connection {
             let answers = self.req_packed_commands(&around, 0, around.len()).await?;
             return self.confirmed(answers, is_transaction);
         };
-        let open = link.connection().await?;
+        let open = link.open().await?;
         let parts = slots::split(pipeline);
         let confirm_max_ms = CONFIRM_MAX_MS.min(CONFIRM_ALL_MAX_MS / parts.len().max(1));
         let written = parts.iter().map(async |part| {
             let around = self.around(&part.pipeline, is_transaction, confirm_max_ms);
-            let answers = link.send(open.clone(), part.slot, &around).await?;
+            let answers = link.send(&open, part.slot, &around).await?;
             self.confirmed(answers, is_transaction)
         });
         let results = join_all(written).await;

@@ -5,6 +5,7 @@
 //! one core. A request that succeeds is not logged, and its span exists only when somebody listens
 //! to debug events of the target `http`.
 
+use std::cell::Cell;
 use std::convert::Infallible;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,26 +20,30 @@ use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::response::Response;
-use http::header::{CONNECTION, CONTENT_LENGTH, CONTENT_TYPE};
+use http::header::{
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    IF_MATCH, IF_NONE_MATCH,
+};
 use http::{HeaderValue, Method, StatusCode};
 use http_body_util::Limited;
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
 use tokio::time::Sleep;
 use tower::{Layer, Service};
-use tower_http::cors::{AllowOrigin, CorsLayer};
 use tracing::Span;
 
-use super::HttpArgs;
-use super::request_id::{CURRENT, RequestId, X_REQUEST_ID};
+use super::request_id::{CURRENT, Current, RequestId, X_REQUEST_ID};
+use super::slow::Closed;
+use super::{HttpArgs, cors};
 use crate::health::Health;
 use crate::problem::{PROBLEM_JSON, Problem};
 use crate::telemetry;
 
 /// Adds `/livez`, `/readyz`, `/health` and `/metrics` to `router`, and to every route:
 /// - `x-request-id`, the client's when it is sane, in every answer and every problem;
-/// - 413 for a body over `args.max_body_bytes`, 504 after `args.request_timeout` (the handler is
-///   dropped), 500 for a handler that panics;
+/// - 413 for a body over `args.max_body_bytes`, 415 for one with a `Content-Encoding`, 504 after
+///   `args.request_timeout` (the handler is dropped; 408 when it waited for the body), 500 for a
+///   handler that panics;
 /// - `application/problem+json` for every failed answer that is not JSON already;
 /// - `http_requests_total` and `http_request_duration_seconds` by method, route (and status);
 /// - CORS for `args.cors_origins`, if there are any.
@@ -54,29 +59,12 @@ pub fn layers(router: Router, health: &Health, args: &HttpArgs) -> Router {
     })));
     // Outside the edge: a probe that finds the service starting is no failed request.
     let router = health.router().merge(router);
-    let origins: Vec<HeaderValue> =
-        args.cors_origins.iter().filter_map(|origin| origin.parse().ok()).collect();
-    let router = if origins.is_empty() { router } else { router.layer(cors(origins)) };
+    let router = match cors::layer(&args.cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
     // Without it axum would lay the layers anew for every request.
     router.with_state(())
-}
-
-fn cors(origins: Vec<HeaderValue>) -> CorsLayer {
-    use http::header::{ACCEPT, AUTHORIZATION, ETAG, HeaderName, IF_NONE_MATCH, RETRY_AFTER};
-
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::list(origins))
-        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
-        .allow_headers([
-            ACCEPT,
-            AUTHORIZATION,
-            CONTENT_TYPE,
-            IF_NONE_MATCH,
-            X_REQUEST_ID,
-            HeaderName::from_static("idempotency-key"),
-        ])
-        .expose_headers([ETAG, RETRY_AFTER, X_REQUEST_ID])
-        .max_age(Duration::from_secs(600))
 }
 
 struct Limits {
@@ -130,8 +118,11 @@ where
         );
         let max_bytes = self.limits.max_body_bytes;
         let (inner, refusal) = match within(request, max_bytes) {
-            Some(request) => (Some(CURRENT.scope(id.clone(), self.inner.call(request))), None),
-            None => (None, Some(Problem::too_large(max_bytes))),
+            Ok(request) => {
+                let current = Current { id: id.clone(), reads_body: Cell::new(false) };
+                (Some(CURRENT.scope(current, self.inner.call(request))), None)
+            }
+            Err(problem) => (None, Some(problem)),
         };
         EdgeFuture {
             inner,
@@ -150,19 +141,37 @@ where
     }
 }
 
-/// None when the body says that it is too large; a body that does not say is counted as it comes.
-fn within(request: Request, max_bytes: usize) -> Option<Request> {
+/// Refuses what no route can do: a body that says that it is too large, or encoded, and a write under
+/// a condition. A body that does not say how large it is is counted as it comes.
+fn within(request: Request, max_bytes: usize) -> Result<Request, Problem> {
+    if let Some(encoding) = request.headers().get(CONTENT_ENCODING)
+        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
+    {
+        // RFC 9110, 12.5.3: the header says that it is the encoding that is not taken.
+        return Err(Problem::generic(StatusCode::UNSUPPORTED_MEDIA_TYPE)
+            .detail("Send the body without Content-Encoding.")
+            .header(ACCEPT_ENCODING, HeaderValue::from_static("identity")));
+    }
+    // RFC 9110, 13.1: a method must not be performed under a condition that does not hold, and none
+    // of our routes looks at one. `version` in the body is the condition where there is one.
+    if !matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
+        && (request.headers().get(IF_MATCH).is_some_and(|tags| tags != "*")
+            || request.headers().contains_key(IF_NONE_MATCH))
+    {
+        return Err(Problem::generic(StatusCode::PRECONDITION_FAILED)
+            .detail("Writes look at no If-Match or If-None-Match; nothing was changed."));
+    }
     match request.body().size_hint().exact() {
-        Some(bytes) if bytes > max_bytes as u64 => None,
-        Some(_) => Some(request),
-        None => Some(request.map(|body| Body::new(Limited::new(body, max_bytes)))),
+        Some(bytes) if bytes > max_bytes as u64 => Err(Problem::too_large(max_bytes)),
+        Some(_) => Ok(request),
+        None => Ok(request.map(|body| Body::new(Limited::new(body, max_bytes)))),
     }
 }
 
 pin_project! {
     struct EdgeFuture<F> {
         #[pin]
-        inner: Option<TaskLocalFuture<RequestId, F>>,
+        inner: Option<TaskLocalFuture<Current, F>>,
         #[pin]
         timer: Sleep,
         refusal: Option<Problem>,
@@ -189,14 +198,22 @@ impl<F: Future<Output = Result<Response, Infallible>>> Future for EdgeFuture<F> 
         if let Some(problem) = this.refusal.take() {
             return Poll::Ready(Ok(this.about.finish(problem_response(problem))));
         }
-        let Some(inner) = this.inner.as_pin_mut() else { unreachable!("a refusal is polled once") };
+        let Some(mut inner) = this.inner.as_pin_mut() else {
+            unreachable!("a refusal is polled once")
+        };
         // The state of a handler that panicked is dropped and never looked at again.
-        let response = match catch_unwind(AssertUnwindSafe(|| inner.poll(cx))) {
+        let response = match catch_unwind(AssertUnwindSafe(|| inner.as_mut().poll(cx))) {
             Ok(Poll::Ready(Ok(response))) => response,
             Ok(Poll::Pending) => {
                 // A handler that is done at once never gets this far, and needs no timer.
                 std::task::ready!(this.timer.poll(cx));
-                problem_response(Problem::generic(StatusCode::GATEWAY_TIMEOUT))
+                let current = inner.take_value();
+                if current.is_some_and(|current| current.reads_body.get()) {
+                    Closed::Body.count();
+                    problem_response(Problem::generic(StatusCode::REQUEST_TIMEOUT))
+                } else {
+                    problem_response(Problem::generic(StatusCode::GATEWAY_TIMEOUT))
+                }
             }
             Err(_panic) => {
                 tracing::error!(
@@ -253,7 +270,9 @@ impl About {
         let headers = response.headers_mut();
         headers.remove(CONTENT_LENGTH);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if status == StatusCode::PAYLOAD_TOO_LARGE {
+        // What is missing now may be there in a moment; some caches keep a 404 for minutes.
+        headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
             // The rest of the body stays unread, so the connection ends; the client should know.
             headers.insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -1,5 +1,6 @@
 //! The id under which a request is found in the logs.
 
+use std::cell::Cell;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::OnceLock;
@@ -13,7 +14,14 @@ pub(super) const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-i
 const MAX_BYTES: usize = 64;
 
 tokio::task_local! {
-    pub(super) static CURRENT: RequestId;
+    pub(super) static CURRENT: Current;
+}
+
+/// The request that a task is handling.
+pub(super) struct Current {
+    pub(super) id: RequestId,
+    /// Its handler waits for the body, and so for the client.
+    pub(super) reads_body: Cell<bool>,
 }
 
 /// The client's id when it is sane (up to 64 letters, digits, `-`, `_`, `.`), else 16 hex digits
@@ -30,7 +38,14 @@ enum Kind {
 /// The id of the request that the running task is handling, if it is.
 #[must_use]
 pub fn current_request_id() -> Option<RequestId> {
-    CURRENT.try_with(Clone::clone).ok()
+    CURRENT.try_with(|current| current.id.clone()).ok()
+}
+
+/// Notes that the running request waits for its body, or does no longer: one that is over its time
+/// meanwhile is late by its client's fault.
+pub(crate) fn reading_a_body(reads_body: bool) {
+    // Without a request, as in a test of an extractor by itself, there is nothing to note.
+    let _ = CURRENT.try_with(|current| current.reads_body.set(reads_body));
 }
 
 impl RequestId {

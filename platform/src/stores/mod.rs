@@ -11,6 +11,7 @@
 mod cluster;
 mod install;
 mod leftover;
+mod owner;
 mod postgres;
 mod process;
 pub mod proxy;
@@ -111,6 +112,12 @@ pub fn take(path: &Path) -> anyhow::Result<Option<File>> {
         Err(std::fs::TryLockError::WouldBlock) => Ok(None),
         Err(std::fs::TryLockError::Error(error)) => Err(error).context("cannot lock"),
     }
+}
+
+/// Returns whether somebody has [`take`]n this file.
+pub fn is_taken(path: &Path) -> bool {
+    let Ok(file) = File::open(path) else { return false };
+    matches!(file.try_lock_shared(), Err(std::fs::TryLockError::WouldBlock))
 }
 
 /// Ends the servers that a killed process left behind in these folders (those of `RedisServer` or

@@ -23,7 +23,7 @@ const START_LIMIT: Duration = Duration::from_secs(120);
 const STOP_LIMIT: Duration = Duration::from_secs(30);
 const KILL_LIMIT: Duration = Duration::from_secs(10);
 
-/// The only account inside the database server, a superuser.
+/// The superuser of the database server.
 const USER: &str = "swift";
 
 /// The file that says where the data is when it is not in the wanted folder.
@@ -123,8 +123,12 @@ impl PostgresServer {
 
     /// The URL of a database over the unix socket, which only this account and root can open.
     pub fn url(&self, database: &str) -> String {
+        self.url_of(USER, database)
+    }
+
+    pub(super) fn url_of(&self, user: &str, database: &str) -> String {
         let (port, dir) = (*self.port.lock(), self.socket_dir.path.display());
-        format!("postgres://{USER}@localhost:{port}/{database}?host={dir}")
+        format!("postgres://{user}@localhost:{port}/{database}?host={dir}")
     }
 
     /// The URL of a database over TCP on loopback, with the password of this folder.

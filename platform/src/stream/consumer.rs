@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use redis::{Cmd, RedisError, RedisResult, Value, from_redis_value};
 
 use super::{Acker, Entry, Held, Options, StreamId, apart::Apart, entry, two, unexpected};
-use crate::redis::{Connection, Redis};
+use crate::redis::{Connection, Redis, SILENT_MAX};
 
 /// Before the first entry of a stream.
 pub(super) const START: &str = "0-0";
@@ -106,7 +106,7 @@ impl Consumer {
             return Ok(reader.clone());
         }
         // The answer may come as late as `block`, and then some for a busy server.
-        let response_timeout = self.options.block + Duration::from_secs(2);
+        let response_timeout = SILENT_MAX.max(self.options.block + Duration::from_secs(1));
         let mut reader = self.redis.blocking(response_timeout).await?;
         match &mut self.apart {
             Some(apart) => apart.find_all(),

@@ -11,7 +11,8 @@
 //! being worked on, without counting as a delivery. What there is no room for is parked: it stays
 //! delivered, and is read again later.
 //!
-//! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM and XTRIM, since
+//! **Never written to Redis** are anything but XREADGROUP, XACK, XCLAIM, XAUTOCLAIM, XTRIM and
+//! XGROUP DELCONSUMER, since
 //! a Redis that is out of memory refuses the rest, and what is to make room must not depend on it.
 //! XGROUP CREATE is refused, too, also for a group that exists: that is no reason not to read.
 //! Dead letters are the caller's.
@@ -34,7 +35,7 @@ pub use self::{
     acker::Acker,
     consumer::Consumer,
     follow::{Apply, Later, follow},
-    trim::{Trimmed, keep_trimmed, trim, trim_for},
+    trim::{Trimmed, forget_consumers, keep_trimmed, trim, trim_for},
 };
 
 /// An entry's id, in Redis' own order.

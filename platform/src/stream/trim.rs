@@ -10,6 +10,24 @@ use crate::redis::Redis;
 
 /// [`keep_trimmed`] trims this often.
 const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// Names of consumers in one group that are nobody's business; each start adds one.
+const CONSUMERS_MAX: u64 = 16;
+/// A consumer that has nothing pending and has not asked for so long is gone. One that was only
+/// frozen comes back under its name.
+const GONE_AFTER: Duration = Duration::from_secs(3_600);
+/// In one script, since what a consumer has pending would be lost with its name.
+const FORGET_CONSUMERS: &str = "
+local consumers = redis.call('XINFO', 'CONSUMERS', KEYS[1], ARGV[1])
+local forgotten = 0
+for _, consumer in ipairs(consumers) do
+  local fields = {}
+  for i = 1, #consumer, 2 do fields[consumer[i]] = consumer[i + 1] end
+  if fields.pending == 0 and fields.idle > tonumber(ARGV[2]) then
+    redis.call('XGROUP', 'DELCONSUMER', KEYS[1], ARGV[1], fields.name)
+    forgotten = forgotten + 1
+  end
+end
+return forgotten";
 
 /// What [`trim()`] did.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,6 +66,8 @@ pub async fn trim_for(
     let mut missing = wanted.to_vec();
     let mut keep_from: Option<StreamId> = None;
     for mut group in groups {
+        let consumers = group.remove("consumers").map(redis::from_redis_value::<u64>);
+        let consumers = consumers.transpose()?.unwrap_or_default();
         let mut text = |key: &str| -> RedisResult<String> {
             Ok(redis::from_redis_value(
                 group.remove(key).ok_or_else(|| unexpected("XINFO GROUPS"))?,
@@ -58,9 +78,15 @@ pub async fn trim_for(
         let read_to: StreamId =
             text("last-delivered-id")?.parse().map_err(|_| unexpected("XINFO GROUPS"))?;
         let (_, oldest, _, _): (u64, Option<String>, Value, Value) =
-            redis::cmd("XPENDING").arg(stream).arg(name).query_async(control).await?;
+            redis::cmd("XPENDING").arg(stream).arg(&name).query_async(control).await?;
         let oldest: Option<StreamId> =
             oldest.map(|id| id.parse()).transpose().map_err(|_| unexpected("XPENDING"))?;
+        if consumers > CONSUMERS_MAX
+            && let Err(error) = forget_consumers(control, stream, &name, GONE_AFTER).await
+        {
+            // Names cost little; what is to be trimmed does not wait for them.
+            tracing::debug!(%error, stream, group = name, "consumers that are gone stay");
+        }
         let needed = oldest.map_or(read_to.next(), |oldest| oldest.min(read_to.next()));
         keep_from = Some(keep_from.map_or(needed, |id| id.min(needed)));
     }
@@ -96,6 +122,19 @@ pub async fn trim_for(
         .query_async(control)
         .await?;
     Ok(Trimmed { trimmed: trimmed + rest, left })
+}
+
+/// Removes the names of a group's consumers that have nothing pending and have asked for nothing so
+/// long; answers how many. What is pending keeps its consumer.
+pub async fn forget_consumers(
+    control: &mut impl ConnectionLike,
+    stream: &str,
+    group: &str,
+    idle: Duration,
+) -> RedisResult<u64> {
+    let mut script = redis::cmd("EVAL");
+    script.arg(FORGET_CONSUMERS).arg(1).arg(stream).arg(group).arg(idle.as_millis() as u64);
+    script.query_async(control).await
 }
 
 /// Trims streams until `stop`, each with the groups that must exist before anything is removed.

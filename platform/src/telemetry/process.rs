@@ -8,19 +8,23 @@ use std::fs;
 const TICKS_PER_SECOND: f64 = 100.0;
 
 pub(super) fn render(text: &mut String) {
-    let mut add = |name: &str, kind: &str, value: Option<f64>| {
+    let mut add = |name: &str, kind: &str, help: &str, value: Option<f64>| {
         if let Some(value) = value {
             // Writing to a String cannot fail.
-            let _ = write!(text, "# TYPE {name} {kind}\n{name} {value}\n\n");
+            let _ = write!(text, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}\n\n");
         }
     };
-    add("process_cpu_seconds_total", "counter", cpu_seconds());
+    add("process_cpu_seconds_total", "counter", "CPU time used", cpu_seconds());
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    add("process_resident_memory_bytes", "gauge", field(&status, "VmRSS:").map(|kib| kib * 1024.0));
-    add("process_threads", "gauge", field(&status, "Threads:"));
+    let resident = field(&status, "VmRSS:").map(|kib| kib * 1024.0);
+    add("process_resident_memory_bytes", "gauge", "Memory in RAM", resident);
+    add("process_threads", "gauge", "Threads", field(&status, "Threads:"));
     // The directory is open while it is counted.
     let fds = fs::read_dir("/proc/self/fd").map(|entries| entries.count().saturating_sub(1));
-    add("process_open_fds", "gauge", fds.ok().map(|count| count as f64));
+    add("process_open_fds", "gauge", "File descriptors open", fds.ok().map(|count| count as f64));
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map(|count| count as f64);
+    add("process_max_fds", "gauge", "File descriptors that may be open", limit);
 }
 
 fn cpu_seconds() -> Option<f64> {
@@ -49,7 +53,12 @@ mod tests {
         }
         let mut text = String::new();
         render(&mut text);
-        for name in ["process_resident_memory_bytes ", "process_open_fds ", "process_threads "] {
+        for name in [
+            "process_resident_memory_bytes ",
+            "process_open_fds ",
+            "process_max_fds ",
+            "process_threads ",
+        ] {
             let value = text.lines().find_map(|line| line.strip_prefix(name)).expect(name);
             assert!(value.parse::<f64>().expect(name) >= 1.0, "{name}{value}");
         }

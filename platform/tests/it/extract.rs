@@ -2,7 +2,7 @@
 
 use axum::Router;
 use axum::routing::{get, post};
-use platform::extract::{Json, JsonMax, Path, Query};
+use platform::extract::{Json, JsonMax, OptionalJson, Path, Query};
 use platform::serve::HttpArgs;
 use proptest::prelude::*;
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,13 @@ struct Point {
 #[serde(deny_unknown_fields)]
 struct Page {
     page: u32,
+    word: Option<String>,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Note {
+    text: Option<String>,
 }
 
 fn router() -> Router {
@@ -35,7 +42,14 @@ fn router() -> Router {
         .route("/points", post(async |Json(point): Json<Point>| Json(point)))
         .route("/batch", post(async |Json(batch): Json<Batch>| Json(batch)))
         .route("/small", post(async |JsonMax(point): JsonMax<Point, 64>| Json(point)))
-        .route("/pages", get(async |Query(page): Query<Page>| page.page.to_string()))
+        .route("/note", post(async |OptionalJson(note): OptionalJson<Note>| Json(note)))
+        .route(
+            "/pages",
+            get(async |Query(Page { page, word }): Query<Page>| match word {
+                Some(word) => format!("{page} {word}"),
+                None => page.to_string(),
+            }),
+        )
         .route("/drivers/{driver_id}", get(async |Path(id): Path<i64>| id.to_string()))
         .route("/a/{left}/b/{right}", get(async |Path(p): Path<(i64, u8)>| format!("{p:?}")))
 }
@@ -59,6 +73,8 @@ async fn bodies() {
         ("/points", r#"{"latitude":1.5,"latitude":2}"#, "latitude", "duplicate field"),
         ("/points", r#"{"latitude":null}"#, "latitude", "invalid type: null"),
         ("/points", "{}", "latitude", "missing field"),
+        ("/points", r#"{"latitude":1e999}"#, "latitude", "number out of range"),
+        ("/batch", r#"{"points":[{"latitude":-1e400}]}"#, "points[0].latitude", "number out"),
         ("/points", r#"[["x"]]"#, "[0]", "invalid type"),
         ("/batch", r#"{"points":[{"latitude":1},{"latitude":1,"x":2}]}"#, "points[1].x", "unknown"),
         ("/batch", r#"{"points":[{"latitude":1},{}]}"#, "points[1].latitude", "missing field"),
@@ -69,20 +85,36 @@ async fn bodies() {
         assert!(text.starts_with(message), "{body}: {text}");
         assert!(!text.contains(" at line "), "{body}: {text}");
     }
-    for body in [
-        "",
-        "{",
-        r#"{"latitude":NaN}"#,
-        r#"{"latitude":1e999}"#,
-        r#"{"latitude":1} {}"#,
-        "\u{1}",
-        "nul",
-    ] {
+    for body in ["", "{", r#"{"latitude":NaN}"#, r#"{"latitude":1} {}"#, "\u{1}", "nul"] {
         server.post("/points", body).await.problem(400, "bad-request");
     }
+    // A byte order mark is passed over, once and at the beginning.
+    assert_eq!(server.post("/points", "\u{feff}{\"latitude\":1.5}").await.status, 200);
+    assert_eq!(field(&server.post("/points", "\u{feff}{}").await).0, "latitude");
+    server.post("/points", "{\u{feff}}").await.problem(400, "bad-request");
     // A long value does not come back whole.
     let long = format!(r#"{{"latitude":"{}"}}"#, "ä".repeat(5000));
     assert!(field(&server.post("/points", &long).await).1.len() < 300);
+}
+
+#[tokio::test]
+async fn a_body_of_optional_fields_may_be_missing() {
+    let server = Server::start(router(), HttpArgs::default()).await;
+    let post =
+        async |kind: &str, body: &str| server.client().await.ask("POST", "/note", kind, body).await;
+    const JSON: &str = "content-type: application/json\r\n";
+    for kind in ["", JSON, "content-type: text/plain\r\n"] {
+        assert_eq!(post(kind, "").await.body, "{\"text\":null}", "{kind}");
+    }
+    assert_eq!(post(JSON, r#"{"text":"x"}"#).await.body, r#"{"text":"x"}"#);
+    assert_eq!(field(&post(JSON, r#"{"txt":"x"}"#).await).0, "txt");
+    post("", r#"{"text":"x"}"#).await.problem(415, "unsupported-media-type");
+    post(JSON, " ").await.problem(400, "bad-request");
+    let mut client = server.client().await;
+    client
+        .send("POST /note HTTP/1.1\r\nhost: test\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n")
+        .await;
+    assert_eq!(client.answer(false).await.expect("an answer").status, 200);
 }
 
 #[tokio::test]
@@ -117,10 +149,21 @@ async fn a_route_can_have_its_own_size() {
 async fn queries_and_paths() {
     let server = Server::start(router(), HttpArgs::default()).await;
     assert_eq!(server.get("/pages?page=2", "").await.body, "2");
+    for (query, body) in [
+        ("page=2&word=a%20b", "2 a b"),
+        ("word=&page=2", "2"),
+        ("page=2&word", "2"),
+        ("page=&page=2&word=%3D&", "2 ="),
+        ("page=2&colour=", "2"),
+        ("page=2&&", "2"),
+    ] {
+        assert_eq!(server.get(&format!("/pages?{query}"), "").await.body, body, "{query}");
+    }
     for (path, name) in [
         ("/pages?page=x", "page"),
         ("/pages?page=-1", "page"),
         ("/pages", "page"),
+        ("/pages?page=", "page"),
         ("/pages?page=1&size=2", "size"),
         ("/pages?page=1&page=2", "page"),
         ("/drivers/seven", "driver_id"),

@@ -169,7 +169,7 @@ async fn a_stream_is_kept_until_every_group_that_must_exist_has_read_it() {
     world.until_seen(20).await;
     stop.cancel();
     following.await.unwrap();
-    let mut control = platform::redis::manager(&world.client).unwrap();
+    let mut control = platform::redis::connection(&world.client);
     let trimmed = trim_for(&mut control, STREAM, &["test", "late"]).await.unwrap();
     assert_eq!(trimmed, Trimmed::default());
     let trimmed = trim_for(&mut control, STREAM, &["test"]).await.unwrap();
@@ -204,7 +204,7 @@ async fn a_full_queue_is_emptied_also_by_one_who_comes_new() {
     stop.cancel();
     following.await.unwrap();
     assert_eq!(world.pending().await, 0);
-    let mut control = platform::redis::manager(&world.client).unwrap();
+    let mut control = platform::redis::connection(&world.client);
     let trimmed = trim_for(&mut control, STREAM, &["test"]).await.unwrap();
     assert_eq!(trimmed, Trimmed { trimmed: 40, left: 0 });
 }

@@ -9,7 +9,7 @@ use axum::routing::{get, post};
 use http::StatusCode;
 use platform::extract::Json;
 use platform::problem::Problem;
-use platform::serve::HttpArgs;
+use platform::serve::{ClientAddress, HttpArgs};
 use serde_json::Value;
 
 use crate::kit::Server;
@@ -165,10 +165,70 @@ async fn cors_is_for_the_listed_origins_only() {
     let answer = server.client().await.ask("OPTIONS", "/json", preflight, "").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
 
-    let cors_origins = vec!["https://app.example".to_owned()];
+    let cors_origins = "https://app.example".parse().unwrap();
     let server = Server::start(router(), HttpArgs { cors_origins, ..HttpArgs::default() }).await;
     let answer = server.client().await.ask("OPTIONS", "/json", preflight, "").await;
     assert_eq!(answer.header("access-control-allow-origin"), Some("https://app.example"));
     let answer = server.get("/ok", "origin: https://evil.example\r\n").await;
     assert_eq!(answer.header("access-control-allow-origin"), None);
+}
+
+#[tokio::test]
+async fn every_page_may_call_when_origins_are_any() {
+    let cors_origins = "*".parse().unwrap();
+    let server = Server::start(router(), HttpArgs { cors_origins, ..HttpArgs::default() }).await;
+    let answer = server.get("/ok", "origin: https://any.example\r\n").await;
+    assert_eq!(answer.header("access-control-allow-origin"), Some("*"));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+}
+
+#[tokio::test]
+async fn a_packed_body_is_refused_on_every_route() {
+    let server = Server::start(router(), HttpArgs::default()).await;
+    for path in ["/json", "/raw", "/nowhere"] {
+        for encoding in ["gzip", "br", "GZIP, identity", ""] {
+            let headers =
+                format!("content-type: application/json\r\ncontent-encoding: {encoding}\r\n");
+            let answer = server.client().await.ask("POST", path, &headers, "1").await;
+            answer.problem(415, "unsupported-media-type");
+            assert_eq!(answer.header("accept-encoding"), Some("identity"));
+        }
+    }
+    let headers = "content-type: application/json\r\ncontent-encoding: Identity\r\n";
+    assert_eq!(server.client().await.ask("POST", "/json", headers, "1").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_write_under_a_condition_is_not_performed() {
+    let server = Server::start(router(), HttpArgs::default()).await;
+    for condition in ["if-match: \"nope\"", "if-match: \"a\", \"b\"", "if-none-match: *"] {
+        let headers = format!("content-type: application/json\r\n{condition}\r\n");
+        let answer = server.client().await.ask("POST", "/json", &headers, "1").await;
+        answer.problem(412, "precondition-failed");
+        assert_eq!(server.get("/ok", &format!("{condition}\r\n")).await.status, 200);
+    }
+    let headers = "content-type: application/json\r\nif-match: *\r\n";
+    assert_eq!(server.client().await.ask("POST", "/json", headers, "1").await.status, 200);
+}
+
+#[tokio::test]
+async fn failures_are_not_kept_by_caches() {
+    let server = Server::start(router(), HttpArgs::default()).await;
+    for path in ["/nowhere", "/panic"] {
+        assert_eq!(server.get(path, "").await.header("cache-control"), Some("no-store"), "{path}");
+    }
+    assert_eq!(server.get("/ok", "").await.header("cache-control"), None);
+}
+
+#[tokio::test]
+async fn a_handler_knows_the_address_of_its_client() {
+    let whoami = async |client: ClientAddress| client.to_string();
+    let router = || Router::new().route("/whoami", get(whoami));
+    let claim = "x-forwarded-for: 1.1.1.1, 198.51.100.7\r\n";
+    let server = Server::start(router(), HttpArgs::default()).await;
+    assert_eq!(server.get("/whoami", claim).await.body, "127.0.0.1");
+    let trusted_proxies = "127.0.0.0/8".parse().unwrap();
+    let server = Server::start(router(), HttpArgs { trusted_proxies, ..HttpArgs::default() }).await;
+    assert_eq!(server.get("/whoami", claim).await.body, "198.51.100.7");
+    assert_eq!(server.get("/whoami", "").await.body, "127.0.0.1");
 }

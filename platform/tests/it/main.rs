@@ -14,5 +14,15 @@ mod health;
 mod kit;
 mod layers;
 #[cfg(feature = "stores")]
+mod migrate;
+#[cfg(feature = "stores")]
 mod outbox;
+#[cfg(feature = "stores")]
+mod queue_settings;
 mod serve;
+#[cfg(feature = "stores")]
+mod silent;
+mod slow;
+#[cfg(feature = "stores")]
+mod store_tls;
+mod tls;

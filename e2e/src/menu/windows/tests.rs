@@ -29,7 +29,7 @@ fn minute(change: impl Fn(u64, &mut Seen)) -> (Vec<Seen>, Span) {
         }
     }
     let (from, healed) = (start + ms(10_000), start + ms(20_000));
-    (all, Span { from, healed, victim: None, writes: true, is_cut: false })
+    (all, Span { from, healed, victim: None, writes: true, is_cut: false, holds: false })
 }
 
 fn judge(change: impl Fn(u64, &mut Seen)) -> Judgement {

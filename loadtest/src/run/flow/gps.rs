@@ -284,7 +284,7 @@ impl Driver {
         let wanted_us = self.agent.wanted_us();
         self.agent.begin(wanted_us);
         let call = Call::new(self.shared.batch, "/api/v1/locations")
-            .by(Identity::new(Role::Service, 1))
+            .by(Identity::new(Role::Fleet, 1))
             .with(&self.body)
             .expecting(&[202]);
         let answer = self.agent.send(&call, |_, _| {}).await;

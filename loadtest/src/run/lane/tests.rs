@@ -12,7 +12,7 @@ use rustc_hash::FxHashSet;
 use tokio::{sync::Semaphore, task::LocalSet};
 
 use super::*;
-use crate::run::{file::Script, flow::User, metrics::Value};
+use crate::run::{file::Script, flow::User, metrics::Value, state::Signers};
 
 /// What users have begun, and how many iterations may end.
 struct Work {
@@ -65,7 +65,7 @@ async fn lane(executor: &str) -> (Lane, Rc<Run>, Rc<Work>) {
          [[scenarios.one.settings.steps]]\nurl = 'http://127.0.0.1:1/'\n"
     );
     let script = Script::parse("test", &text, Path::new("")).unwrap();
-    let run = Rc::new(Run::new(script, None));
+    let run = Rc::new(Run::new(script, Signers::default()));
     let work = Rc::new(Work {
         begun: RefCell::default(),
         may_end: Semaphore::new(0),

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use contracts::{events::OrderEvent, ids::OrderId};
-use platform::postgres;
+use platform::{dead_letters::Letter, postgres};
 use sqlx::{Connection as _, PgConnection, PgPool};
 
 use super::{Delivery, Row, now};
 use crate::{
+    dead_letters,
     deliveries::{Event, Heard, hear},
-    history::{DeadLetter, bury},
 };
 
 /// How often a batch is decided again because somebody else created a delivery of it meanwhile.
@@ -28,7 +28,7 @@ struct Changes {
 pub async fn apply(
     db: &PgPool,
     events: &[OrderEvent],
-    dead: &[DeadLetter],
+    dead: &[Letter],
 ) -> Result<usize, sqlx::Error> {
     // By id, so that all who lock several deliveries lock them in one order.
     let mut by_order: BTreeMap<OrderId, Vec<&OrderEvent>> = BTreeMap::new();
@@ -44,7 +44,7 @@ pub async fn apply(
 async fn apply_on(
     connection: &mut PgConnection,
     by_order: &BTreeMap<OrderId, Vec<&OrderEvent>>,
-    dead: &[DeadLetter],
+    dead: &[Letter],
 ) -> Result<usize, sqlx::Error> {
     for _ in 0..ATTEMPTS {
         let mut tx = connection.begin().await?;
@@ -54,7 +54,7 @@ async fn apply_on(
             tx.rollback().await?;
             continue;
         }
-        bury(&mut tx, dead).await?;
+        dead_letters::TABLE.bury(&mut tx, dead).await?;
         tx.commit().await?;
         return Ok(changes.events.len());
     }

@@ -27,6 +27,8 @@ use crate::{
 };
 
 const CUSTOMER: i64 = 9;
+/// Sockets that may wait for their subscribe message.
+const UNSUBSCRIBED: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A process that serves nothing but tracking sockets, at the root of its address.
@@ -40,18 +42,27 @@ struct Server {
 
 impl Server {
     async fn start(db: PgPool, timing: Timing) -> Self {
-        let hub = Arc::new(Hub::with_limits(Limits { timing, ..Limits::default() }));
+        let hub = Arc::new(Hub::with_limits(Limits {
+            timing,
+            unsubscribed: UNSUBSCRIBED,
+            ..Limits::default()
+        }));
         let signer = Signer::generate().0;
         let shutdown = CancellationToken::new();
         let sources = Sources {
             db: db.clone(),
-            current: Arc::new(Current::new(Arc::clone(&hub), TimeDelta::seconds(60))),
+            current: Arc::new(Current::new(
+                Arc::clone(&hub),
+                TimeDelta::seconds(60),
+                TimeDelta::days(30),
+            )),
             hub: Arc::clone(&hub),
-            verifier: signer.verifier(),
+            verifier: signer.tracking_verifier(),
             shutdown: shutdown.clone(),
         };
         let serve = async |Path(id): Path<Uuid>, State(sources), upgrade: WebSocketUpgrade| {
-            accept(upgrade, sources, OrderId(id))
+            let client = ClientAddress(std::net::Ipv4Addr::LOCALHOST.into());
+            accept(upgrade, sources, OrderId(id), client)
         };
         let app = Router::new().route("/{order_id}", get(serve)).with_state(sources);
         // Small kernel buffers, so that a client that does not read is soon felt.
@@ -313,7 +324,7 @@ async fn a_token_is_for_connecting_and_need_not_last(db: PgPool) {
     let order_id = server.order().await;
     // A token of no time is valid for the leeway.
     let token = server.signer.tracking(order_id.0, CUSTOMER, Duration::ZERO);
-    let verifier = server.signer.verifier();
+    let verifier = server.signer.tracking_verifier();
     let mut client = server.open(order_id).await;
     client.say(&subscribe(&token, None)).await;
     assert_eq!(client.hear().await["type"], "connected");
@@ -437,34 +448,4 @@ async fn pings_go_along_with_positions_and_are_few(db: PgPool) {
     assert!(positions > 2 * pings, "{pings} pings came with {positions} positions");
 }
 
-#[sqlx::test(migrator = "crate::MIGRATOR")]
-async fn a_stop_spreads_its_goodbyes_and_says_where_to_go_on(db: PgPool) {
-    let close_spread = Duration::from_millis(500);
-    let server = Server::start(db, Timing { close_spread, ..Timing::default() }).await;
-    let order_id = server.order().await;
-    let mut clients = Vec::new();
-    for _ in 0..5 {
-        clients.push(server.watch(order_id, None).await.0);
-    }
-    let unsubscribed = server.open(order_id).await;
-    server.shutdown.cancel();
-    let mut delays = Vec::new();
-    for mut client in [unsubscribed].into_iter().chain(clients) {
-        let (code, reason) = client.hear_close().await;
-        assert_eq!((code, &reason["reason"]), (1012, &json!("restart")));
-        delays.push((reason["retry_ms"].as_u64().unwrap(), reason["since"].as_i64()));
-    }
-    assert_eq!(delays.iter().filter(|(_, since)| *since == Some(2)).count(), 5);
-    delays.dedup();
-    assert!(delays.len() > 3, "everyone would be back at once: {delays:?}");
-    timeout(PATIENCE, server.hub.drain()).await.unwrap();
-}
-
-#[test]
-fn an_idle_socket_is_small() {
-    fn size<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
-        size_of::<F>()
-    }
-    let bytes = size(run);
-    assert!(bytes < 3_000, "{bytes}");
-}
+mod crowd;

@@ -15,7 +15,10 @@ use rustc_hash::FxHashMap;
 use uuid::Uuid;
 
 use super::{BATCH_MAX, RETRY, calls::Calls};
-use crate::payment::{Job, Provider, claim, dead};
+use crate::{
+    dead_letters,
+    payment::{Job, Provider, claim},
+};
 
 /// A dead letter that takes longer to store comes back.
 const BURY_MAX: Duration = Duration::from_secs(5);
@@ -128,9 +131,11 @@ impl<P: Provider> Bell<P> {
             }
         }
         for entry in unreadable {
-            let (id, payload) = (entry.id.to_string(), entry.payload.as_deref());
-            let reason = "not the id of a payment";
-            let burying = dead::letter(&self.calls.db, PAYMENTS_STREAM, &id, payload, reason);
+            let burying = async {
+                let mut db = self.calls.db.acquire().await?;
+                let reason = "not the id of a payment";
+                dead_letters::bury(&mut db, PAYMENTS_STREAM, &entry, reason).await
+            };
             let stored = within(BURY_MAX, burying).await;
             match stored {
                 Ok(()) => self.acker.ack(&[entry]).await?,

@@ -1,0 +1,20 @@
+//! A process of this build on the schema of the build after.
+
+use platform::stores::Timescaledb;
+
+use crate::world::World;
+
+#[tokio::test]
+async fn a_migration_of_the_build_after_is_no_reason_not_to_start() {
+    let mut world = World::start_with(Timescaledb::Off, &[]).await;
+    world.stop_service().await;
+    sqlx::query(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES (9999, 'later', true, '', 0)",
+    )
+    .execute(&world.db().await)
+    .await
+    .unwrap();
+    world.start_service().await;
+    world.until_ready().await;
+}

@@ -1,0 +1,12 @@
+//! `/metrics` right after the start.
+
+use crate::world::World;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_metrics_exist_from_the_start_with_help() {
+    let world = World::start(1).await;
+    let answer = world.get("/metrics").await;
+    let text = std::str::from_utf8(&answer.body).unwrap();
+    let wrong = platform::telemetry::differences(text, &menu_api::metrics::all());
+    assert!(wrong.is_empty(), "{wrong:#?}\n{text}");
+}
