@@ -387,7 +387,8 @@ async fn watch_backlog(
     backlog_bytes: Arc<AtomicU64>,
     done: CancellationToken,
 ) {
-    let mut first = true;
+    // Whether the next good answer says that Redis is there.
+    let mut says_up = true;
     let mut round = 0;
     let mut sizes = vec![0_u64; streams.turns.names().len()];
     let mut tick = tokio::time::interval(BACKLOG_EVERY);
@@ -401,8 +402,9 @@ async fn watch_backlog(
         round = round.wrapping_add(1);
         match streams.look_at_sizes(&mut sizes).await {
             Ok(()) => {
-                // Says that Redis is there before the first fix; later, appending says more.
-                if std::mem::take(&mut first) {
+                // Says that Redis is there before the first fix, and after it was away: there may be
+                // no fix for long. Otherwise appending says more.
+                if std::mem::take(&mut says_up) {
                     streams.dependency.up();
                 }
                 let bytes = sizes.iter().sum();
@@ -411,7 +413,10 @@ async fn watch_backlog(
             }
             // Nothing is accepted meanwhile, whatever the last figure was. On a cluster appending
             // knows better.
-            Err(error) if first || !streams.redis.is_cluster() => streams.dependency.down(&error),
+            Err(error) if says_up || !streams.redis.is_cluster() => {
+                streams.dependency.down(&error);
+                says_up = true;
+            }
             Err(_) => {}
         }
     }

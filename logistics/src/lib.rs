@@ -283,7 +283,7 @@ impl Service {
     ) -> anyhow::Result<axum::Router> {
         let Self { config, health, queue, history, tasks, stop_work, .. } = self;
         let (appender, writer) = ingest::appender(
-            queue.connection()?.reporting_to(health.dependency("queue")),
+            queue.connection()?,
             config.shards,
             config.backlog_bytes_max,
             health.dependency("queue"),

@@ -54,6 +54,7 @@ pub const METRICS: &[Metric] = &[
     parts::OUTBOX_RELAYED,
     parts::OUTBOX_BACKLOG,
     parts::REDIS_UNCONFIRMED,
+    parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["reports"]),
     parts::PERMITS_REFUSED.by("of", &["reports"]),
 ];

@@ -24,6 +24,7 @@ const OTHERS: &[Metric] = &[
     parts::STREAM_APPLY_FAILURES.by("group", &[RATINGS_GROUP]),
     parts::STREAMS_LOST.by("group", &[RATINGS_GROUP]),
     parts::STREAM_LOSSES,
+    parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["writes"]),
     parts::PERMITS_REFUSED.by("of", &["writes"]),
 ];

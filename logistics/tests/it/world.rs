@@ -12,7 +12,7 @@ use platform::{
     stores::{PostgresOptions, PostgresServer, RedisRole, RedisServer, Timescaledb},
 };
 use serde_json::Value;
-use sqlx::PgPool;
+use sqlx::{Connection as _, PgConnection, PgPool};
 use tempfile::TempDir;
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -218,10 +218,12 @@ impl World {
 
     /// Rows in history, each event once.
     pub(crate) async fn stored(&self) -> i64 {
+        // Not by a pool, which waits for a moment only: the server may just have come back.
+        let mut connection = PgConnection::connect(&self.postgres.url("logistics")).await.unwrap();
         let counted: (i64, i64) = sqlx::query_as(
             "SELECT count(*), count(DISTINCT (driver_id, recorded_at, event_id)) FROM gps_positions",
         )
-        .fetch_one(&self.db().await)
+        .fetch_one(&mut connection)
         .await
         .unwrap();
         assert_eq!(counted.0, counted.1, "an event is stored twice");

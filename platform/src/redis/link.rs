@@ -44,8 +44,6 @@ pub(super) enum Work {
 }
 
 impl Work {
-    const ALL: [Self; 3] = [Self::Commands, Self::BlockingReads, Self::Subscription];
-
     fn name(self) -> &'static str {
         match self {
             Self::Commands => "commands",
@@ -57,15 +55,6 @@ impl Work {
     /// How many silent connections of this kind were given up.
     pub(super) fn silent(self) -> metrics::Counter {
         metrics::counter!("redis_silent_connections_total", "work" => self.name())
-    }
-
-    /// Shows all counters, before there is anything to count.
-    fn show() {
-        metrics::describe_counter!(
-            "redis_silent_connections_total",
-            "Connections to Redis that were given up because no answer came"
-        );
-        Self::ALL.iter().for_each(|work| work.silent().increment(0));
     }
 }
 
@@ -137,7 +126,6 @@ impl<C: Connect> Clone for Link<C> {
 
 impl<C: Connect> Link<C> {
     pub(super) fn new(connect: C) -> Self {
-        Work::show();
         Self(Arc::new(Inner {
             connect,
             open: ArcSwapOption::empty(),

@@ -32,6 +32,12 @@ pub const OUTBOX_BACKLOG: Metric =
 /// Of writes that replicas confirm.
 pub const REDIS_UNCONFIRMED: Metric =
     Metric::counter("redis_unconfirmed_writes_total", "Writes that too few replicas had in time");
+/// Of everything that speaks to Redis, by what the connection did.
+pub const REDIS_SILENT: Metric = Metric::counter(
+    "redis_silent_connections_total",
+    "Connections to Redis that were given up because no answer came",
+)
+.by("work", &["commands", "blocking_reads", "subscription"]);
 /// Of permits, by `of`.
 pub const PERMITS_IN_USE: Metric = Metric::gauge("permits_in_use", "Permits in use");
 /// Of permits, by `of`, and whether the caller had too many or all together.
