@@ -81,7 +81,7 @@ const VICTIMS: [Victim; 7] = [
         name: "PostgreSQL silent",
         link: POSTGRES,
         how: How::All,
-        dependencies: &["history"],
+        dependencies: &["database", "history"],
         bounds: [GOES_ON, GOES_ON, Bound::Healed],
     },
 ];
