@@ -4,7 +4,7 @@
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
 use contracts::ids::EventId;
 use loadtest::plan::{Drivers, on_circle};
-use logistics::history::{Row, Storage, copy::copy, storage};
+use logistics::history::{Row, Storage, copy::copy, partitions, storage};
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use sqlx::PgPool;
 
@@ -38,7 +38,7 @@ pub(crate) async fn fill(db: &PgPool, rows: u64, until: DateTime<Utc>) -> anyhow
     let (mut hour, mut stored) = (from, 0);
     for n in 0..DAYS * 24 {
         if kind == Storage::Partitions {
-            storage::make_room(db, hour, hour).await?;
+            partitions::make_room(db, std::iter::once(hour)).await?;
         }
         stored += store_hour(db, hour, n % 24 < 12, drivers as u32).await?;
         hour += TimeDelta::hours(1);

@@ -153,20 +153,6 @@ pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
     PgListener::connect_with(&own).await
 }
 
-/// A listener on a connection of its own, made as those of `db`. One of the pool would be given back
-/// with a last statement, which on a dead link keeps its place for ever.
-///
-/// # Errors
-/// PostgreSQL is away.
-pub async fn listener(db: &PgPool) -> Result<PgListener, sqlx::Error> {
-    let own = PgPoolOptions::new()
-        .max_connections(1)
-        .max_lifetime(None)
-        .idle_timeout(None)
-        .connect_lazy_with((*db.connect_options()).clone());
-    PgListener::connect_with(&own).await
-}
-
 /// Waits until what was begun on a connection is over: nothing, unless it was given up. A
 /// connection that is not free soon is closed by the pool, which would otherwise ask it without a
 /// limit; PostgreSQL notices that and ends the statement.

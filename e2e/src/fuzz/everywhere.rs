@@ -100,8 +100,9 @@ async fn open(world: &World) -> anyhow::Result<(Vec<Door>, Service)> {
     let logistics =
         Service::start_program(world, &programs.logistics, "logistics", "all", &[]).await?;
     let menu = Service::start_program(world, &programs.menu_api, "menu-api", "serve", &[]).await?;
-    let sim =
-        Service::start_program(world, &programs.payment_sim, "payment-sim", "serve", &[]).await?;
+    let ledger = [("PAYMENT_SIM_LEDGER", world.dir().join("payments.jsonl").display().to_string())];
+    let sim = Service::start_program(world, &programs.payment_sim, "payment-sim", "serve", &ledger)
+        .await?;
     let settings = [
         ("MENU_URL", format!("http://127.0.0.1:{}", menu.port)),
         ("PAYMENT_GATEWAY_URL", format!("http://127.0.0.1:{}", sim.port)),

@@ -8,7 +8,7 @@
 pub mod copy;
 mod frozen;
 mod newest;
-mod partitions;
+pub mod partitions;
 mod probe;
 pub mod retention;
 pub mod storage;

@@ -54,7 +54,7 @@ pub(super) async fn make_around_now(db: &PgPool) -> Result<(), sqlx::Error> {
 
 /// Makes room for rows of these times, as a backlog may be older than what was made ahead: the
 /// hours that they need, and no hour between.
-pub(super) async fn make_room(
+pub async fn make_room(
     db: &PgPool,
     times: impl Iterator<Item = DateTime<Utc>>,
 ) -> Result<(), sqlx::Error> {
