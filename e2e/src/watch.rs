@@ -85,15 +85,16 @@ pub(crate) async fn follow<T, F: Future<Output = T>>(
     ended
 }
 
-/// Judges courses by a fault, whose stages have these names and bounds: the worst of each stage,
-/// and what failed.
+/// Judges courses by a fault, up to those that begin soon after it is healed; the next fault must
+/// leave them their time. Their stages have these names and bounds. Answers the worst of each
+/// stage, and what failed.
 pub(crate) fn judge(
     fault: &Fault,
     courses: &[Course],
     stages: &[(&str, Bound)],
 ) -> (String, Vec<String>) {
     let concerned = |course: &&Course| {
-        course.began + TAKEN > fault.from && course.began < fault.healed + RECOVERY_MAX
+        course.began + TAKEN > fault.from && course.began < fault.healed + GO_ON_WITHIN
     };
     let mut courses: Vec<&Course> = courses.iter().filter(concerned).collect();
     courses.sort_unstable_by_key(|course| course.began);

@@ -358,7 +358,9 @@ fn position(
     Position {
         driver_id: DriverId::new(id).unwrap_or_else(|_| unreachable!("counted from 1")),
         recorded_at_us: clock.wall_us(u64::try_from(fix.at_us).unwrap_or(0)),
-        seq: fix.seq,
+        // The name has the number already. A `seq` would become a part of it too, and what is stored
+        // would no longer be what was sent.
+        seq: 0,
         // One phone never uses a number twice, and a resend keeps it.
         event_id: EventId((id as u64) << 32 | u64::from(fix.seq)),
         lat_e7: to_e7(fix.latitude),

@@ -57,7 +57,7 @@ const VICTIMS: [Victim; 3] = [
         name: "PostgreSQL frozen",
         freeze: |stack| stack.postgres.suspend(),
         thaw: |stack| stack.postgres.resume(),
-        dependencies: &["history"],
+        dependencies: &["database", "history"],
         bounds: [GOES_ON, GOES_ON, Bound::Healed],
     },
 ];

@@ -10,7 +10,7 @@ use rand::rngs::StdRng;
 
 use super::{
     Plan,
-    frozen::{Bounds, GOES_ON, Play, Watched},
+    frozen::{Bounds, CLAIMED_WITHIN, GOES_ON, Play, Watched},
     random_ms,
 };
 use crate::{
@@ -62,7 +62,14 @@ const VICTIMS: [Victim; 7] = [
     replaced("queue's connections silent", QUEUE, How::Existing),
     replaced("live's connections silent", LIVE, How::Existing),
     replaced("live's subscription silent", LIVE, How::Subscribers),
-    replaced("PostgreSQL's connections silent", POSTGRES, How::Existing),
+    // What was being written stays locked until PostgreSQL ends the transaction.
+    Victim {
+        name: "PostgreSQL's connections silent",
+        link: POSTGRES,
+        how: How::Existing,
+        dependencies: &[],
+        bounds: [GOES_ON, GOES_ON, Bound::Within(CLAIMED_WITHIN)],
+    },
     Victim {
         name: "queue silent",
         link: QUEUE,
@@ -81,7 +88,7 @@ const VICTIMS: [Victim; 7] = [
         name: "PostgreSQL silent",
         link: POSTGRES,
         how: How::All,
-        dependencies: &["history"],
+        dependencies: &["database", "history"],
         bounds: [GOES_ON, GOES_ON, Bound::Healed],
     },
 ];

@@ -49,7 +49,7 @@ pub(super) fn connections_that_fit(
         raise the limit (ulimit -n, LimitNOFILE, ulimits)"
     );
     if room < wanted {
-        tracing::warn!(
+        tracing::info!(
             descriptors_max = limit,
             reserved,
             connections_max = room,

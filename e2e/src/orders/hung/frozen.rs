@@ -62,7 +62,7 @@ pub(in super::super) async fn stores(
             }
             let fault = Fault { name, from, healed: Instant::now() };
             plays.push(Play { fault, dependencies, bounds });
-            tokio::time::sleep(RECOVERY_MAX).await;
+            tokio::time::sleep(RECOVERY_MAX + GO_ON_WITHIN).await;
         }
         Ok((plays, Vec::new()))
     };

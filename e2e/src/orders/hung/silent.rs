@@ -95,7 +95,8 @@ pub(in super::super) async fn links(
                 _ => from,
             };
             plays.push(Play { fault: Fault { name, from, healed }, dependencies, bounds });
-            let rest = if mode == Mode::SilentAll { RECOVERY_MAX } else { REPLACED_FOR };
+            let rest =
+                if mode == Mode::SilentAll { RECOVERY_MAX + GO_ON_WITHIN } else { REPLACED_FOR };
             tokio::time::sleep(rest).await;
             link.set(Mode::Pass);
         }
