@@ -188,8 +188,6 @@ impl Server {
         args: &HttpArgs,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        Closed::describe();
-        metrics::counter!("http_connections_refused_total").absolute(0);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(args.header_timeout)

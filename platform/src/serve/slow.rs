@@ -31,9 +31,6 @@ pub(super) enum Closed {
 }
 
 impl Closed {
-    const ALL: [Self; 6] =
-        [Self::Header, Self::Idle, Self::Body, Self::Write, Self::Handshake, Self::Room];
-
     fn counter(self) -> metrics::Counter {
         let reason = match self {
             Self::Header => "header",
@@ -48,17 +45,6 @@ impl Closed {
 
     pub(super) fn count(self) {
         self.counter().increment(1);
-    }
-
-    /// Makes the counters exist before there is anything to count.
-    pub(super) fn describe() {
-        metrics::describe_counter!(
-            "http_connections_closed_total",
-            "Connections that the server closed because the client was too slow or idle"
-        );
-        for reason in Self::ALL {
-            reason.counter().absolute(0);
-        }
     }
 }
 
