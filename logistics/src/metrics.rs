@@ -62,7 +62,6 @@ pub const METRICS: &[Metric] = &[
     parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["reports"]),
     parts::PERMITS_REFUSED.by("of", &["reports"]),
-    parts::REDIS_SILENT,
     parts::DEAD_LETTERS_REDRIVEN.by("kind", &["position", "order_event"]),
     parts::DEAD_LETTERS_DELETED,
 ];

@@ -27,5 +27,4 @@ const OTHERS: &[Metric] = &[
     parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["writes"]),
     parts::PERMITS_REFUSED.by("of", &["writes"]),
-    parts::REDIS_SILENT,
 ];

@@ -44,12 +44,6 @@ pub const PERMITS_IN_USE: Metric = Metric::gauge("permits_in_use", "Permits in u
 pub const PERMITS_REFUSED: Metric =
     Metric::counter("permits_refused_total", "Requests turned away for lack of a permit")
         .by("reason", &["own", "all"]);
-/// Of connections to Redis, by the kind of work.
-pub const REDIS_SILENT: Metric = Metric::counter(
-    "redis_silent_connections_total",
-    "Connections to Redis given up because nothing came for too long",
-)
-.by("work", &["commands", "blocking_reads", "subscription"]);
 /// Of dead letters, by `kind`.
 pub const DEAD_LETTERS_REDRIVEN: Metric =
     Metric::counter("dead_letters_redriven_total", "Dead letters redriven");
