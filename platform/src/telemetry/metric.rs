@@ -80,7 +80,7 @@ impl Metric {
         all
     }
 
-    fn register(&self) {
+    pub(super) fn register(&self) {
         match self.kind {
             Kind::Counter => metrics::describe_counter!(self.name, self.help),
             Kind::Gauge => metrics::describe_gauge!(self.name, self.help),
@@ -124,7 +124,7 @@ pub const PLATFORM: &[Metric] = &[
 /// service calls it first: a figure counted before there is a recorder is lost.
 pub fn register(table: &[Metric]) {
     super::metrics();
-    PLATFORM.iter().chain(table).for_each(Metric::register);
+    table.iter().for_each(Metric::register);
 }
 
 /// Returns what `text`, an answer of `/metrics`, lacks of `table` and [`PLATFORM`], and what it
