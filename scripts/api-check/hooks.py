@@ -117,6 +117,11 @@ def fit_body(operation, body):
             category.pop("category_id", None)  # one of this menu
             for item in category.get("items", []):
                 item.pop("item_id", None)
+    if operation in ("create_item", "replace_item"):
+        body["price"] = min(body["price"], 100_000)  # all of an order is at most 10^12
+        for options in body.get("options", []):
+            for choice in options["choices"]:
+                choice["price"] = min(choice.get("price", 0), 100_000)
     if operation == "redrive_dead_letters":
         for name in ("after", "start_time", "end_time"):
             body.pop(name, None)  # `next` of an answer; times from 1970 to 9999
