@@ -62,6 +62,7 @@ pub(crate) struct World {
     pub(crate) db: PgPool,
     pub(crate) shards: u16,
     signer: Signer,
+    tracking_signer: Signer,
     env: Vec<(&'static str, String)>,
     next_probe: AtomicI64,
 }
@@ -99,6 +100,7 @@ impl World {
         Ok(Self {
             db: postgres::pool(&database, "chaos", 4, Limits::TOOL)?,
             signer: stack.keys().signer()?,
+            tracking_signer: stack.keys().tracking.signer()?,
             stack,
             programs,
             shards,
@@ -157,7 +159,7 @@ impl World {
 
     /// A token to track one order of a customer.
     pub(crate) fn tracking(&self, order: OrderId, customer: i64) -> String {
-        self.signer.tracking(order.0, customer, TOKEN_TTL)
+        self.tracking_signer.tracking(order.0, customer, TOKEN_TTL)
     }
 
     /// A driver that nobody has used before.

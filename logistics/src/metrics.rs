@@ -36,6 +36,11 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("gps_live_load_failures_total", "Loads of a shard that failed"),
     Metric::gauge("drivers_known", "Drivers with a position"),
     Metric::gauge("drivers_active", "Drivers heard of lately"),
+    Metric::gauge(
+        "drivers_clock_off",
+        "Active drivers whose newest fix came from a clock that is off",
+    ),
+    Metric::gauge("gps_partitions_expired", "Partitions past their retention that are still there"),
     Metric::gauge("driver_streams", "Sockets of drivers open"),
     Metric::gauge("tracking_sockets", "Sockets of customers open"),
     Metric::counter("tracking_endings_total", "Sockets of customers ended").by("reason", ENDINGS),
@@ -57,4 +62,6 @@ pub const METRICS: &[Metric] = &[
     parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["reports"]),
     parts::PERMITS_REFUSED.by("of", &["reports"]),
+    parts::DEAD_LETTERS_REDRIVEN.by("kind", &["position", "order_event"]),
+    parts::DEAD_LETTERS_DELETED,
 ];

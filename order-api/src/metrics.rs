@@ -44,4 +44,6 @@ pub const METRICS: &[Metric] = &[
     parts::REDIS_SILENT,
     parts::PERMITS_IN_USE.by("of", &["reports"]),
     parts::PERMITS_REFUSED.by("of", &["reports"]),
+    parts::DEAD_LETTERS_REDRIVEN.by("kind", &["delivery_event", "payment", "payment_entry"]),
+    parts::DEAD_LETTERS_DELETED,
 ];

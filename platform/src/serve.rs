@@ -55,6 +55,7 @@ pub use request_id::{RequestId, current_request_id};
 use self::client::{PEER, Peer};
 use self::refuse::Refusals;
 use self::room::{Connection, Room};
+pub(crate) use self::slow::REASONS as CLOSED_REASONS;
 use self::slow::{Closed, Watched};
 use self::tls::Tls;
 use crate::{health::Health, problem::Problem, run};
@@ -188,8 +189,6 @@ impl Server {
         args: &HttpArgs,
         shutdown: &CancellationToken,
     ) -> anyhow::Result<Arc<Self>> {
-        Closed::describe();
-        metrics::counter!("http_connections_refused_total").absolute(0);
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new())
             .header_read_timeout(args.header_timeout)

@@ -139,6 +139,7 @@ pub fn metrics() -> &'static Metrics {
         if metrics::set_global_recorder(recorder).is_err() {
             tracing::warn!("another metrics recorder was there first; /metrics stays empty");
         }
+        PLATFORM.iter().for_each(Metric::register);
         let upkeep = handle.clone();
         // Samples of a histogram wait in memory until somebody sums them up. A thread, because
         // the first caller's runtime may end before the process does.

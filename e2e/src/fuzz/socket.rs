@@ -25,6 +25,9 @@ const FRAME_MAX: usize = 2 * 1024;
 /// An answer takes no longer.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// Each socket is of another driver, who may open only a few a second.
+const DRIVER_STEP: i64 = 10_000;
+
 type Socket = WebSocketStream<TcpStream>;
 
 pub(super) async fn run(mut lane: Lane<'_>) -> anyhow::Result<()> {
@@ -61,6 +64,7 @@ pub(super) async fn run(mut lane: Lane<'_>) -> anyhow::Result<()> {
             let first = frames.first().map_or(0, |frame| frame.0);
             lane.tally.failure(|| format!("{:?} from {first}: {error:#}", lane.route));
             open = None;
+            lane.driver += DRIVER_STEP;
             continue;
         }
         if let Some(message) = too_long {
@@ -70,6 +74,7 @@ pub(super) async fn run(mut lane: Lane<'_>) -> anyhow::Result<()> {
             let closed = async { while let Some(Ok(_)) = socket.next().await {} };
             timeout(ANSWER_MAX, closed).await.context("a frame over the limit does not end it")?;
             open = None;
+            lane.driver += DRIVER_STEP;
         }
     }
 }

@@ -33,7 +33,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// List dead letters
 #[utoipa::path(
-    get, path = "/dead-letters", tag = "admin", params(Search),
+    get, path = "/dead-letters", operation_id = "list_dead_letters",
+    tag = "admin", params(Search),
     responses(
         (status = 200, description = "Newest first", body = DeadLetters),
         (status = 422, description = "A value is out of range", body = Problem),
@@ -54,7 +55,8 @@ async fn list_dead_letters(
 ///
 /// A position goes back into a stream; an order's event is applied. Done twice, it is still one.
 #[utoipa::path(
-    post, path = "/dead-letters/{id}/redrive", tag = "admin",
+    post, path = "/dead-letters/{id}/redrive", operation_id = "redrive_dead_letter",
+    tag = "admin",
     params(("id" = String, Path, description = "`id` of the letter")),
     responses(
         (status = 200, description = "On its way again, or applied", body = Redriven),
@@ -80,7 +82,8 @@ async fn redrive_dead_letter(
 /// Oldest first, up to `limit`, and for some seconds at most. `next` is there when there may be
 /// more.
 #[utoipa::path(
-    post, path = "/dead-letters/redrive", tag = "admin", request_body = RedriveMany,
+    post, path = "/dead-letters/redrive", operation_id = "redrive_dead_letters",
+    tag = "admin", request_body = RedriveMany,
     responses(
         (status = 200, description = "What became of them", body = RedriveReport),
         (status = 422, description = "A value is out of range", body = Problem),

@@ -88,6 +88,8 @@ pub(crate) const ENDINGS: &[&str] = &[
     Ending::NotFound.name(),
     Ending::Late.name(),
     Ending::TooMany.name(),
+    Ending::Busy.name(),
+    Ending::Crowded.name(),
     Ending::Closed.name(),
     Ending::Dead.name(),
     Ending::Gone.name(),

@@ -201,7 +201,8 @@ async fn unknown_pages_and_a_rush_stay_outside() {
         loop {
             let mut socket = open(&world, order_id, "").await.unwrap();
             let customer = i64::try_from(inside.len()).unwrap() + 100;
-            let token = world.signer.tracking(order_id.0, customer, Duration::from_secs(60));
+            let token =
+                world.tracking_signer.tracking(order_id.0, customer, Duration::from_secs(60));
             let subscribe = json!({ "type": "subscribe", "token": token });
             socket.send(Message::text(subscribe.to_string())).await.unwrap();
             // 4404, for the order is not theirs, says that they were let in.
@@ -221,7 +222,7 @@ async fn unknown_pages_and_a_rush_stay_outside() {
     .await;
     until("one comes in again", async || {
         let mut socket = open(&world, order_id, "").await.unwrap();
-        let token = world.signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
+        let token = world.tracking_signer.tracking(order_id.0, CUSTOMER, Duration::from_secs(60));
         let subscribe = json!({ "type": "subscribe", "token": token });
         socket.send(Message::text(subscribe.to_string())).await.unwrap();
         matches!(next(&mut socket).await, Some(Ok(Message::Text(_))))

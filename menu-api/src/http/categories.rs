@@ -92,8 +92,7 @@ struct CategoryFields {
 ///
 /// It keeps its place and its items.
 #[utoipa::path(
-    put, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "replace_category",
-    operation_id = "replace_category", tag = "operator",
+    put, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "replace_category", tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1), ("category_id" = i64, Path, minimum = 1)),
     request_body = CategoryFields,
     responses(
@@ -116,8 +115,7 @@ async fn change(
 
 /// Remove a category with its items
 #[utoipa::path(
-    delete, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "delete_category",
-    operation_id = "delete_category", tag = "operator",
+    delete, path = "/restaurants/{restaurant_id}/menu/categories/{category_id}", operation_id = "delete_category", tag = "operator",
     params(("restaurant_id" = i64, Path, minimum = 1), ("category_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Removed", body = Written),

@@ -82,8 +82,7 @@ async fn menu(
 
 /// A restaurant's menu, and whether it takes orders now
 #[utoipa::path(
-    get, path = "/restaurants/{restaurant_id}/menu-with-status", operation_id = "get_menu_with_status",
-    operation_id = "get_menu_with_status", tag = "menus",
+    get, path = "/restaurants/{restaurant_id}/menu-with-status", operation_id = "get_menu_with_status", tag = "menus",
     params(("restaurant_id" = i64, Path, minimum = 1)),
     responses(
         (status = 200, description = "Both of one moment", body = MenuWithStatus),

@@ -39,7 +39,8 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 
 /// List dead letters
 #[utoipa::path(
-    get, path = "/admin/dead-letters", tag = "admin", params(Search),
+    get, path = "/admin/dead-letters", operation_id = "list_dead_letters",
+    tag = "admin", params(Search),
     responses(
         (status = 200, description = "Newest first", body = DeadLetters),
         (status = 422, description = "A value is out of range", body = Problem),
@@ -61,7 +62,8 @@ async fn list_dead_letters(
 /// A delivery's event is applied; a payment is due under its old key, so that it cannot charge
 /// twice.
 #[utoipa::path(
-    post, path = "/admin/dead-letters/{id}/redrive", tag = "admin",
+    post, path = "/admin/dead-letters/{id}/redrive", operation_id = "redrive_dead_letter",
+    tag = "admin",
     params(("id" = String, Path, description = "`id` of the letter")),
     responses(
         (status = 200, description = "Due again, or applied", body = Redriven),
@@ -86,7 +88,8 @@ async fn redrive_dead_letter(
 /// Oldest first, up to `limit`, and for some seconds at most. `next` is there when there may be
 /// more.
 #[utoipa::path(
-    post, path = "/admin/dead-letters/redrive", tag = "admin", request_body = RedriveMany,
+    post, path = "/admin/dead-letters/redrive", operation_id = "redrive_dead_letters",
+    tag = "admin", request_body = RedriveMany,
     responses(
         (status = 200, description = "What became of them", body = RedriveReport),
         (status = 422, description = "A value is out of range", body = Problem),

@@ -30,35 +30,30 @@ pub(super) enum Closed {
     Room,
 }
 
-impl Closed {
-    const ALL: [Self; 6] =
-        [Self::Header, Self::Idle, Self::Body, Self::Write, Self::Handshake, Self::Room];
+/// The names of all reasons, for the metric.
+pub(crate) const REASONS: &[&str] = &[
+    Closed::Header.name(),
+    Closed::Idle.name(),
+    Closed::Body.name(),
+    Closed::Write.name(),
+    Closed::Handshake.name(),
+    Closed::Room.name(),
+];
 
-    fn counter(self) -> metrics::Counter {
-        let reason = match self {
+impl Closed {
+    const fn name(self) -> &'static str {
+        match self {
             Self::Header => "header",
             Self::Idle => "idle",
             Self::Body => "body",
             Self::Write => "write",
             Self::Handshake => "handshake",
             Self::Room => "room",
-        };
-        metrics::counter!("http_connections_closed_total", "reason" => reason)
+        }
     }
 
     pub(super) fn count(self) {
-        self.counter().increment(1);
-    }
-
-    /// Makes the counters exist before there is anything to count.
-    pub(super) fn describe() {
-        metrics::describe_counter!(
-            "http_connections_closed_total",
-            "Connections that the server closed because the client was too slow or idle"
-        );
-        for reason in Self::ALL {
-            reason.counter().absolute(0);
-        }
+        metrics::counter!("http_connections_closed_total", "reason" => self.name()).increment(1);
     }
 }
 

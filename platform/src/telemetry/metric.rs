@@ -2,6 +2,8 @@
 
 use metrics::{Label, counter, gauge, histogram};
 
+use crate::serve::CLOSED_REASONS;
+
 /// A metric: its name, kind, help and labels.
 ///
 /// Every `counter!`, `gauge!` and `histogram!` of a service has a row in that service's table. An
@@ -78,7 +80,7 @@ impl Metric {
         all
     }
 
-    fn register(&self) {
+    pub(super) fn register(&self) {
         match self.kind {
             Kind::Counter => metrics::describe_counter!(self.name, self.help),
             Kind::Gauge => metrics::describe_gauge!(self.name, self.help),
@@ -105,8 +107,13 @@ pub const PLATFORM: &[Metric] = &[
     Metric::histogram("http_request_duration_seconds", "Time from a request's head to its answer")
         .by("method", &[])
         .by("route", &[]),
-    Metric::gauge("http_connections", "Connections open"),
-    Metric::counter("http_connections_refused_total", "Connections closed for lack of room"),
+    Metric::gauge("http_connections", "Connections open, sockets included"),
+    Metric::counter("http_connections_refused_total", "Connections refused for lack of room"),
+    Metric::counter(
+        "http_connections_closed_total",
+        "Connections closed because the client was slow or idle",
+    )
+    .by("reason", CLOSED_REASONS),
     Metric::gauge("dependency_up", "1 while the dependency works, as on /readyz")
         .by("dependency", &[]),
     Metric::gauge("loop_blocked_seconds", "Time for which a store has kept a loop from its work")
@@ -117,7 +124,7 @@ pub const PLATFORM: &[Metric] = &[
 /// service calls it first: a figure counted before there is a recorder is lost.
 pub fn register(table: &[Metric]) {
     super::metrics();
-    PLATFORM.iter().chain(table).for_each(Metric::register);
+    table.iter().for_each(Metric::register);
 }
 
 /// Returns what `text`, an answer of `/metrics`, lacks of `table` and [`PLATFORM`], and what it

@@ -44,3 +44,9 @@ pub const PERMITS_IN_USE: Metric = Metric::gauge("permits_in_use", "Permits in u
 pub const PERMITS_REFUSED: Metric =
     Metric::counter("permits_refused_total", "Requests turned away for lack of a permit")
         .by("reason", &["own", "all"]);
+/// Of dead letters, by `kind`.
+pub const DEAD_LETTERS_REDRIVEN: Metric =
+    Metric::counter("dead_letters_redriven_total", "Dead letters redriven");
+/// Of dead letters.
+pub const DEAD_LETTERS_DELETED: Metric =
+    Metric::counter("dead_letters_deleted_total", "Dead letters deleted after their retention");

@@ -51,6 +51,7 @@ async fn narrow(change: impl FnOnce(&mut HttpArgs)) -> Server {
 
 /// How many connections were closed for this reason. Other tests of this process count too.
 fn closed(reason: &str) -> u64 {
+    platform::telemetry::register(&[]);
     let metrics = platform::telemetry::metrics().render();
     let line = format!("http_connections_closed_total{{reason=\"{reason}\"}} ");
     let count = metrics.lines().find_map(|l| l.strip_prefix(&line));
