@@ -65,7 +65,7 @@ pub enum Diet {
 #[serde(deny_unknown_fields)]
 pub struct Options {
     /// `Size`; unique within the item.
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     pub name: String,
     /// At least so many choices; 0 when absent.
     #[serde(default)]
@@ -89,7 +89,7 @@ const fn one() -> u16 {
 #[serde(deny_unknown_fields)]
 pub struct Choice {
     /// Unique within its options.
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     pub name: String,
     /// What it adds to the price, minor units; 0 when absent.
     #[serde(default)]
@@ -115,7 +115,7 @@ pub struct NewCategory {
     #[schema(value_type = Option<i64>, minimum = 1)]
     pub category_id: Option<CategoryId>,
     /// 1 to 200 characters.
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
@@ -135,7 +135,7 @@ pub struct NewItem {
     #[schema(value_type = Option<i64>, minimum = 1)]
     pub item_id: Option<ItemId>,
     /// 1 to 200 characters.
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
@@ -146,7 +146,7 @@ pub struct NewItem {
     pub price: i64,
     /// `https://` address of a picture.
     #[serde(default)]
-    #[schema(value_type = Option<crate::restaurant::Picture>, inline)]
+    #[schema(value_type = Option<crate::restaurant::Picture>)]
     pub photo: Option<String>,
     /// What the customer may choose.
     #[serde(default)]

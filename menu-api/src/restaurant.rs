@@ -113,7 +113,7 @@ impl Status {
     }
 }
 
-/// A picture's address, see [`url`].
+/// The address of a picture.
 #[derive(ToSchema)]
 #[schema(
     value_type = String,
@@ -123,7 +123,7 @@ impl Status {
 #[allow(dead_code, reason = "describes such texts in the document")]
 pub(crate) struct Picture(String);
 
-/// A line of text that is not blank, see [`line`].
+/// A line of text that is not blank.
 #[derive(ToSchema)]
 #[schema(
     value_type = String,
@@ -140,10 +140,10 @@ pub(crate) struct OneLine(String);
 pub struct Profile {
     /// Its name in the system that it comes from, unique; an import finds it again by this.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<OneLine>, inline)]
+    #[schema(value_type = Option<OneLine>)]
     pub external_id: Option<String>,
     /// 1 to 200 characters.
-    #[schema(value_type = OneLine, inline)]
+    #[schema(value_type = OneLine)]
     pub name: String,
     /// Up to 2,000 characters.
     #[serde(default)]
@@ -157,10 +157,10 @@ pub struct Profile {
     #[schema(minimum = 1, maximum = 4)]
     pub price_level: u8,
     /// Street and number.
-    #[schema(value_type = OneLine, inline)]
+    #[schema(value_type = OneLine)]
     pub address: String,
     /// Town.
-    #[schema(value_type = OneLine, inline)]
+    #[schema(value_type = OneLine)]
     pub city: String,
     /// Postal code, empty where there is none.
     #[serde(default)]
@@ -183,7 +183,7 @@ pub struct Profile {
     pub opening_hours: String,
     /// As it is to be dialled.
     #[serde(default)]
-    #[schema(value_type = Option<OneLine>, inline)]
+    #[schema(value_type = Option<OneLine>)]
     pub phone: Option<String>,
     /// `https://` addresses of pictures.
     #[serde(default)]

@@ -141,7 +141,7 @@ pub enum Address {
     Parts(AddressParts),
 }
 
-/// An address in one line.
+/// A text that is not blank.
 #[derive(ToSchema)]
 #[schema(
     value_type = String,
@@ -182,15 +182,15 @@ impl<'de> Deserialize<'de> for Address {
 #[serde(deny_unknown_fields)]
 #[allow(missing_docs)]
 pub struct AddressParts {
-    #[schema(value_type = AddressLine, inline)]
+    #[schema(value_type = AddressLine)]
     pub street: String,
-    #[schema(value_type = AddressLine, inline)]
+    #[schema(value_type = AddressLine)]
     pub city: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<AddressLine>, inline)]
+    #[schema(value_type = Option<AddressLine>)]
     pub postal_code: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<AddressLine>, inline)]
+    #[schema(value_type = Option<AddressLine>)]
     pub country: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = -90, maximum = 90)]
@@ -200,7 +200,7 @@ pub struct AddressParts {
     pub longitude: Option<f64>,
     /// For the courier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<AddressLine>, inline)]
+    #[schema(value_type = Option<AddressLine>)]
     pub instructions: Option<String>,
 }
 

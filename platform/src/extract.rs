@@ -75,7 +75,9 @@ impl<T: DeserializeOwned + Default, S: Send + Sync> FromRequest<S> for OptionalJ
         let body = read_body(request.into_body(), JSON_MAX_BYTES).await?;
         match (body.is_empty(), is_json) {
             (true, _) => Ok(Self(T::default())),
-            (false, true) => from_json(&body).map(Self),
+            (false, true) => {
+                from_json::<Option<T>>(&body).map(|body| Self(body.unwrap_or_default()))
+            }
             (false, false) => Err(not_json_type()),
         }
     }

@@ -117,6 +117,9 @@ def fit_body(operation, body):
             category.pop("category_id", None)  # one of this menu
             for item in category.get("items", []):
                 item.pop("item_id", None)
+    if operation == "redrive_dead_letters":
+        for name in ("after", "start_time", "end_time"):
+            body.pop(name, None)  # `next` of an answer; times from 1970 to 9999
     if operation == "set_availabilities":
         for item in body["items"]:
             item["item_id"] = IDS["item_id"][0]  # one of this menu
@@ -146,9 +149,14 @@ def fit_body(operation, body):
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
+    operation = case.operation.definition.raw.get("operationId")
+    if operation in DESTRUCTIVE:
+        # Schemathesis takes ids from answers too, also for cases that are to be refused.
+        for name, value in case.path_parameters.items():
+            if str(value) in map(str, IDS.get(name, ())):
+                case.path_parameters[name] = SPARE[name][0]
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return  # A case that is to be refused stays as it is.
-    operation = case.operation.definition.raw.get("operationId")
     dice = random.Random(repr((operation, case.path_parameters, case.query, case.body)))
     ids = SPARE if operation in DESTRUCTIVE else IDS
     for part in (case.path_parameters, case.query):
@@ -168,3 +176,10 @@ def before_call(context, case, kwargs):
     if "category_id" in case.body or operation == "set_availabilities":
         # A category and items are of one restaurant.
         case.path_parameters["restaurant_id"] = IDS["restaurant_id"][0]
+
+
+@schemathesis.hook
+def filter_failure(context, failure, case, response):
+    # "A query parameter without a value counts as missing": `?page=` is no mistake.
+    is_empty = "" in (case.query or {}).values()
+    return not (is_empty and failure.title == "Schema-violating request accepted")

@@ -81,7 +81,7 @@ async fn add(
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct CategoryFields {
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     name: String,
     #[serde(default)]
     #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]

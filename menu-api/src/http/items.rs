@@ -45,7 +45,7 @@ pub(super) fn routes() -> OpenApiRouter<App> {
 struct ItemFields {
     #[schema(value_type = i64, minimum = 1)]
     category_id: CategoryId,
-    #[schema(value_type = crate::restaurant::OneLine, inline)]
+    #[schema(value_type = crate::restaurant::OneLine)]
     name: String,
     #[serde(default)]
     #[schema(max_length = 2_000, pattern = r"^[^\x00]*$")]
@@ -54,7 +54,7 @@ struct ItemFields {
     #[schema(minimum = 0, maximum = 1_000_000_000_000_i64)]
     price: i64,
     #[serde(default)]
-    #[schema(value_type = Option<crate::restaurant::Picture>, inline)]
+    #[schema(value_type = Option<crate::restaurant::Picture>)]
     photo: Option<String>,
     #[serde(default)]
     #[schema(max_items = 20)]

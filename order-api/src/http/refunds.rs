@@ -82,7 +82,7 @@ struct Refund {
 /// All refunds together are never more than was captured.
 #[utoipa::path(
     post, path = "/orders/{order_id}/refunds", operation_id = "create_refund",
-    tag = "restaurant", request_body = NewRefund,
+    tag = "restaurant", request_body = Option<NewRefund>,
     params(
         ("order_id" = Uuid, Path),
         ("Idempotency-Key" = String, Header, min_length = 1, max_length = 255, pattern = "^[!-~]+$",

@@ -106,6 +106,9 @@ async fn a_body_of_optional_fields_may_be_missing() {
     for kind in ["", JSON, "content-type: text/plain\r\n"] {
         assert_eq!(post(kind, "").await.body, "{\"text\":null}", "{kind}");
     }
+    assert_eq!(post(JSON, "null").await.body, "{\"text\":null}");
+    // serde alone reads the fields of a struct from an array too.
+    assert_eq!(post(JSON, "[null]").await.status, 422);
     assert_eq!(post(JSON, r#"{"text":"x"}"#).await.body, r#"{"text":"x"}"#);
     assert_eq!(field(&post(JSON, r#"{"txt":"x"}"#).await).0, "txt");
     post("", r#"{"text":"x"}"#).await.problem(415, "unsupported-media-type");
