@@ -11,7 +11,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
-use sqlx::{AssertSqlSafe, Connection as _, PgConnection, PgPool};
+use devstack::stack::Stack;
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 /// Any number that no other advisory lock uses; a trap's number is added to it.
 const LOCK: i64 = 0x6368_616f_7300_0000;
@@ -54,9 +55,9 @@ fn role(number: u8) -> String {
     format!("chaos_frozen_{number}")
 }
 
-/// Makes the role of the trap `number`, and answers with `url` as this role connects by it, which
-/// needs a socket or another way without a password.
-pub(crate) async fn connect_as(db: &PgPool, number: u8, url: &str) -> anyhow::Result<String> {
+/// Makes the role of the trap `number` in a database, and answers with the URL by which it connects:
+/// over the socket, without a password.
+pub(crate) async fn connect_as(stack: &Stack, number: u8, url: &str) -> anyhow::Result<String> {
     let role = role(number);
     let make = format!(
         "DO $$ BEGIN
@@ -65,16 +66,30 @@ pub(crate) async fn connect_as(db: &PgPool, number: u8, url: &str) -> anyhow::Re
             END IF;
         END $$"
     );
-    sqlx::raw_sql(AssertSqlSafe(make)).execute(db).await?;
+    let url = as_superuser(stack, url)?;
+    let mut superuser = PgConnection::connect(&url).await?;
+    sqlx::raw_sql(AssertSqlSafe(make)).execute(&mut superuser).await?;
     let (scheme, rest) = url.split_once("://").context("a URL")?;
     let (_, server) = rest.split_once('@').context("a URL with a user")?;
     Ok(format!("{scheme}://{role}@{server}"))
 }
 
+/// The URL of the same database over the socket, as who may do everything.
+fn as_superuser(stack: &Stack, url: &str) -> anyhow::Result<String> {
+    let (_, rest) = url.split_once('@').context("a URL with a user")?;
+    let (_, database) = rest.split_once('/').context("a URL with a database")?;
+    Ok(stack.postgres.url(database.split('?').next().unwrap_or(database)))
+}
+
 impl Trap {
-    /// Sets the trap `number` for the process that connects as [`connect_as`] says. It holds nobody
-    /// before it is armed.
-    pub(crate) async fn set(db: &PgPool, number: u8, place: Place<'_>) -> anyhow::Result<Self> {
+    /// Sets the trap `number`, in the database of this URL, for the process that connects as
+    /// [`connect_as`] says. It holds nobody before it is armed.
+    pub(crate) async fn set(
+        stack: &Stack,
+        url: &str,
+        number: u8,
+        place: Place<'_>,
+    ) -> anyhow::Result<Self> {
         let Place { event, table, only, at } = place;
         let (role, lock, name) =
             (role(number), LOCK + i64::from(number), format!("chaos_{number}"));
@@ -87,9 +102,11 @@ impl Trap {
             "CREATE TABLE IF NOT EXISTS chaos_armed (number integer PRIMARY KEY);
             DELETE FROM chaos_armed WHERE number = {number};
             CREATE OR REPLACE FUNCTION {name}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF session_user = '{role}'
-                    AND EXISTS (SELECT FROM chaos_armed WHERE number = {number})
-                THEN PERFORM pg_advisory_xact_lock_shared({lock});
+                -- Others may not even read the table.
+                IF session_user = '{role}' THEN
+                    IF EXISTS (SELECT FROM chaos_armed WHERE number = {number})
+                    THEN PERFORM pg_advisory_xact_lock_shared({lock});
+                    END IF;
                 END IF;
                 IF TG_OP = 'DELETE' THEN RETURN OLD; END IF;
                 RETURN NEW;
@@ -97,7 +114,7 @@ impl Trap {
             CREATE TRIGGER {name} {time} {event} ON {table} FOR EACH ROW {only}
                 EXECUTE FUNCTION {name}();"
         );
-        let mut holder = PgConnection::connect_with(&db.connect_options()).await?;
+        let mut holder = PgConnection::connect(&as_superuser(stack, url)?).await?;
         sqlx::query("SELECT pg_advisory_lock($1)").bind(lock).execute(&mut holder).await?;
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut holder).await.context("setting a trap")?;
         let drop =

@@ -146,6 +146,9 @@ pub(crate) fn judge(
     (format!("{}: of {count} the slowest: {}{from}", fault.name, worst.join(", ")), failures)
 }
 
+/// The dependencies that one way of looking shows to be down.
+type Shown = fn(&Look) -> &[String];
+
 /// One look at a process.
 #[derive(Debug, Clone)]
 struct Look {
@@ -196,13 +199,13 @@ impl Vigil {
             }
             let is_down =
                 |down: &[String]| dependencies.iter().any(|name| down.iter().any(|d| d == name));
-            let shows = |by: fn(&Look) -> &[String]| {
+            let shows = |by: Shown| {
                 let noticed = fault.from + SHOWN_WITHIN;
                 looks.iter().any(|look| look.at < noticed && is_down(by(look)))
             };
-            let by: [(&str, fn(&Look) -> &[String]); 2] =
+            let places: [(&str, Shown); 2] =
                 [("/readyz", |look| &look.down), ("dependency_up", |look| &look.down_in_metrics)];
-            for (place, by) in by {
+            for (place, by) in places {
                 if !shows(by) {
                     failures.push(format!(
                         "{}: {place} does not show {dependencies:?} down within {SHOWN_WITHIN:?}",

@@ -188,6 +188,7 @@ impl Summary {
             watchers: Some(WatcherReport { behind: Some(0), ..Default::default() }),
             routes: Some(RouteReport::default()),
             reports: Some(ReportsReport {
+                answered: 1,
                 others_ms: Some(Percentiles::default()),
                 ..Default::default()
             }),

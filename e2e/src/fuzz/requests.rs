@@ -253,9 +253,7 @@ pub(super) fn make(rng: &mut StdRng, operation: &Operation, tokens: &[String]) -
         match rng.random_range(0..8) {
             0 => header(&mut head, name, &overlong(rng)),
             1 => header(&mut head, name, hostile(rng).as_bytes()),
-            _ => {
-                header(&mut head, name, values.choose(rng).copied().unwrap_or_default().as_bytes())
-            }
+            _ => header(&mut head, name, values.choose(rng).map_or(b"", |value| value.as_bytes())),
         }
     }
     for name in &operation.headers {

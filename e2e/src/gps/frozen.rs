@@ -105,7 +105,7 @@ pub(super) async fn workers(
     let api = plan.service(round, "-api", "api").await?;
     let mut victims = Vec::new();
     for (number, _) in (1..).zip(PLACES) {
-        let url = trap::connect_as(&world.db, number, &url).await?;
+        let url = trap::connect_as(&world.stack, number, &url).await?;
         let settings = [("LOGISTICS_DATABASE_URL", url)];
         victims.push(plan.service_with(round, &format!("-{number}"), "all", &settings).await?);
     }
@@ -114,7 +114,7 @@ pub(super) async fn workers(
     let mut traps = Vec::new();
     for (number, (table, at)) in (1..).zip(PLACES) {
         let place = Place { event: "INSERT", table, only: "", at };
-        traps.push(Trap::set(&world.db, number, place).await?);
+        traps.push(Trap::set(&world.stack, &url, number, place).await?);
     }
     let watched = Watched::start(&[api.port, other.port]);
     let (stop, stopped) = watch::channel(false);

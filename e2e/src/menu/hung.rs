@@ -105,7 +105,9 @@ impl Hung {
     pub(super) async fn database(self, site: &Site, node: usize) -> anyhow::Result<Option<String>> {
         let url = site.world.stack.menu_database_url();
         Ok(match self {
-            Self::NodeFrozen(_) if node == 0 => Some(trap::connect_as(&site.db, 1, &url).await?),
+            Self::NodeFrozen(_) if node == 0 => {
+                Some(trap::connect_as(&site.world.stack, 1, &url).await?)
+            }
             Self::PostgresLost | Self::PostgresSilent if node == 0 => {
                 Some(postgres_through(&site.database, &url)?)
             }
@@ -173,7 +175,9 @@ async fn freeze(run: &Run<'_>, at: At, held: &mut Held) -> anyhow::Result<Instan
         At::BeforeCommit => ("INSERT", "cache_invalidations"),
     };
     let place = Place { event, table, only: &only, at };
-    let trap = held.trap.insert(Trap::set(&run.site.db, 1, place).await?);
+    let stack = &run.site.world.stack;
+    let trap = Trap::set(stack, &stack.menu_database_url(), 1, place).await?;
+    let trap = held.trap.insert(trap);
     trap.arm().await?;
     let (mut client, at_node) = (Client::new(run.nodes[0].port), (path.clone(), token.clone()));
     held.write = Some(tokio::spawn(async move {

@@ -90,7 +90,7 @@ pub(crate) async fn run(args: Args) -> anyhow::Result<bool> {
     };
     let programs = Programs::find()?;
     let node = programs.menu_api.clone();
-    let site = Site::start(programs, node, &[], args.restaurants, args.items).await?;
+    let site = Box::pin(Site::start(programs, node, &[], args.restaurants, args.items)).await?;
     let started = Instant::now();
     let mut rounds = Vec::new();
     for (number, fault) in (0_u64..).zip(Fault::ALL) {

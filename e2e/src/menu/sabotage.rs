@@ -29,7 +29,8 @@ pub(crate) async fn round(
     sabotage: &str,
     seed: u64,
 ) -> anyhow::Result<Vec<String>> {
-    let site = Site::start(programs, node, &[("SABOTAGE", sabotage)], RESTAURANTS, ITEMS).await?;
+    let site = Box::pin(Site::start(programs, node, &[("SABOTAGE", sabotage)], RESTAURANTS, ITEMS))
+        .await?;
     let mut rng = StdRng::seed_from_u64(seed);
     let run = Run::start(&site, "sabotage", LOAD, None, &mut rng).await?;
     tokio::time::sleep(LASTS).await;

@@ -23,7 +23,7 @@ pub(super) fn geojson(driver_id: DriverId, positions: &[Position]) -> String {
         }
         _ => {
             let parts = lines.into_iter().map(|line| line.into_iter().unzip());
-            let (lines, times): (Vec<Vec<[f64; 2]>>, Vec<Vec<Option<String>>>) = parts.unzip();
+            let (lines, times): (Vec<Vec<_>>, Vec<Vec<_>>) = parts.unzip();
             (json!({"type": "MultiLineString", "coordinates": lines}), json!(times))
         }
     };

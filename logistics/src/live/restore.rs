@@ -140,7 +140,7 @@ impl Restorer {
             loop {
                 let mut scan = redis::cmd("HSCAN");
                 scan.arg(&key).arg(cursor).arg("COUNT").arg(SCAN_COUNT);
-                let (next, found): (u64, Vec<(Vec<u8>, Vec<u8>)>) =
+                let (next, found): (_, Vec<(Vec<u8>, Vec<u8>)>) =
                     scan.query_async(&mut self.live).await?;
                 let old: Vec<u8> = found
                     .into_iter()

@@ -81,7 +81,7 @@ impl Writer {
         let mut limited = 0;
         loop {
             self.heartbeat.beat();
-            let writing = self.history.write(rows, dead);
+            let writing = Box::pin(self.history.write(rows, dead));
             match self.heartbeat.waiting_for(&self.dependency, writing).await {
                 Ok(written) => {
                     record(rows, written, dead.len());
@@ -129,7 +129,7 @@ impl Writer {
         let mut pieces = vec![std::mem::take(rows)];
         while let Some(mut piece) = pieces.pop() {
             self.heartbeat.beat();
-            let writing = self.history.write(&mut piece, &[]);
+            let writing = Box::pin(self.history.write(&mut piece, &[]));
             let error = match self.heartbeat.waiting_for(&self.dependency, writing).await {
                 Ok(written) => {
                     record(&piece, written, 0);

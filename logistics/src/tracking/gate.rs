@@ -165,8 +165,8 @@ mod tests {
         for id in 1..=3 * i64::from(FORGET_EVERY) {
             gate.enter(customer(id)).unwrap();
         }
-        // Each is back at its full allowance after half a second.
-        std::thread::sleep(Duration::from_millis(600));
+        // Each has its full allowance again after half a second, and is kept for as long again.
+        std::thread::sleep(Duration::from_millis(1_100));
         for id in 1..=i64::from(FORGET_EVERY) {
             gate.enter(customer(id)).unwrap();
         }

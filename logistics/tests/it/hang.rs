@@ -116,6 +116,7 @@ async fn waiting(db: &PgPool, application: &str) -> i64 {
 /// A transaction as a worker that froze has left it: on a connection with its settings, with a row
 /// of driver 7 inserted.
 async fn frozen_worker(world: &World) -> (PgPool, sqlx::Transaction<'static, sqlx::Postgres>) {
+    world.until_room().await;
     let url = world.postgres.url("logistics").into();
     let pool = postgres::pool(&url, "frozen", 1, Limits::BACKGROUND).unwrap();
     let mut tx = pool.begin().await.unwrap();
@@ -179,6 +180,7 @@ async fn a_process_frozen_in_a_delivery_does_not_stop_it_nor_anybody_else() {
     let driver = json!({"driver_id": 7, "vehicle": "scooter", "capacity": 2});
     let registered = world.post("/api/v1/drivers", &admin, &driver).await;
     assert!(registered.status < 300, "{}", registered.text());
+    world.until_room().await;
     let url = world.postgres.url("logistics").into();
     let pool = postgres::pool(&url, "frozen", 1, Limits::BACKGROUND).unwrap();
     let mut tx = pool.begin().await.unwrap();
@@ -234,6 +236,7 @@ async fn a_request_that_is_given_up_leaves_no_statement_behind() {
 #[tokio::test]
 async fn reports_of_one_driver_starve_nobody() {
     let world = World::start().await;
+    world.until_room().await;
     // An hour's sum of so many takes a while.
     sqlx::query(
         "INSERT INTO gps_positions (driver_id, recorded_at, event_id, seq, lat_e7, lon_e7,

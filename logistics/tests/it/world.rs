@@ -230,6 +230,22 @@ impl World {
         counted.0
     }
 
+    /// Waits until a row of now has a place: partitions are made after the start, beside the work.
+    pub(crate) async fn until_room(&self) {
+        let db = self.db().await;
+        until("there is room for rows of now", async || {
+            let has_room: bool = sqlx::query_scalar(
+                "SELECT relkind <> 'p' OR EXISTS (SELECT FROM pg_inherits WHERE inhparent = oid)
+                 FROM pg_class WHERE oid = 'gps_positions'::regclass",
+            )
+            .fetch_one(&db)
+            .await
+            .unwrap();
+            has_room
+        })
+        .await;
+    }
+
     pub(crate) async fn until_stored(&self, rows: i64) {
         until("all events are stored", async || self.stored().await == rows).await;
     }

@@ -68,7 +68,7 @@ fn check(origin: &str) -> Result<(), &'static str> {
     };
     if after_host > 0 {
         let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        if !address.is_some_and(|address| address.parse::<std::net::Ipv6Addr>().is_ok()) {
+        if address.is_none_or(|address| address.parse::<std::net::Ipv6Addr>().is_err()) {
             return Err("the host is not an IPv6 address");
         }
     } else if host.is_empty()

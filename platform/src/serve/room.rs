@@ -175,9 +175,7 @@ impl Known {
         }
         for _ in looks {
             let next = self.others.range((Excluded(self.hand), Unbounded)).next();
-            let Some((&number, connection)) = next.or_else(|| self.others.first_key_value()) else {
-                return None;
-            };
+            let (&number, connection) = next.or_else(|| self.others.first_key_value())?;
             self.hand = number;
             // One round of grace for those that were used since the hand last came by.
             if connection.is_idle() && !connection.is_recent.swap(false, Relaxed) {

@@ -178,7 +178,7 @@ async fn two_relays_keep_the_order_of_each_key() {
     let both =
         async { tokio::join!(world.relay().run(stop.clone()), world.relay().run(stop.clone())) };
     let writing = async {
-        world.write_all(200).await;
+        Box::pin(world.write_all(200)).await;
         world.until_empty().await;
         stop.cancel();
     };

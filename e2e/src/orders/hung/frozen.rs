@@ -114,7 +114,7 @@ pub(in super::super) async fn workers(
     let url = site.world.stack.postgres.url(&lane.database);
     let mut victims = Vec::new();
     for (number, victim) in (1..).zip(&VICTIMS) {
-        let url = trap::connect_as(&lane.db, number, &url).await?;
+        let url = trap::connect_as(&site.world.stack, number, &url).await?;
         let settings = [("ORDER_DATABASE_URL", url)];
         let name = format!("{}-{number}", victim.role);
         victims.push(site.node_of(&site.program, &lane, &name, victim.role, &settings).await?);
@@ -129,7 +129,7 @@ pub(in super::super) async fn workers(
         tokio::time::sleep(GO_ON_WITHIN).await;
         let (mut traps, mut called_off) = (Vec::new(), None);
         for (number, Victim { place, .. }) in (1..).zip(&VICTIMS) {
-            traps.push(Trap::set(&lane.db, number, *place).await?);
+            traps.push(Trap::set(&site.world.stack, &url, number, *place).await?);
         }
         for ((Victim { role, place }, trap), victim) in VICTIMS.iter().zip(&mut traps).zip(&victims)
         {

@@ -71,7 +71,8 @@ impl Results {
         let mut delay = RETRY.0;
         loop {
             self.heartbeat.beat();
-            match self.heartbeat.waiting_for(&self.dependency, self.settle(&ended)).await {
+            let settling = Box::pin(self.settle(&ended));
+            match self.heartbeat.waiting_for(&self.dependency, settling).await {
                 Ok(late) => {
                     self.wake.notify_one();
                     metrics::counter!("payment_results_late_total").increment(late as u64);
