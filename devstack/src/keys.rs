@@ -38,7 +38,7 @@ pub struct Keys {
     pub tracking: KeyPair,
 }
 
-/// Where a key and its public half are.
+/// The files of a key and of its public half.
 #[derive(Clone, Debug)]
 pub struct KeyPair {
     /// Signs tokens; readable by us alone.

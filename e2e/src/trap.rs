@@ -21,7 +21,7 @@ const CAUGHT_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks: a lock's own time limit must not be reached before somebody looks.
 const STEP: Duration = Duration::from_millis(20);
 
-/// Where a transaction is held.
+/// The place at which a transaction is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum At {
     /// Before its first row of the table is written.
@@ -30,7 +30,7 @@ pub(crate) enum At {
     BeforeCommit,
 }
 
-/// What a trap waits for.
+/// The event that a trap waits for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place<'a> {
     /// INSERT, UPDATE or DELETE.

@@ -15,7 +15,7 @@ use tokio::{sync::watch as channel, task::JoinHandle};
 
 use crate::{probe::RECOVERY_MAX, service::get};
 
-/// What a fault does not touch goes on within this time.
+/// Work that a fault does not touch goes on within this time.
 pub(crate) const GO_ON_WITHIN: Duration = Duration::from_secs(5);
 /// A fault shows on `/readyz` and in the metrics within this time.
 const SHOWN_WITHIN: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(crate) struct Fault {
     pub(crate) healed: Instant,
 }
 
-/// How late a stage may be reached.
+/// The latest time at which a stage may be reached.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Bound {
     /// So long after the beginning.

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{deliveries::Deliveries, payment};
 
-/// Where they are. Dead payments are rows of `payments`, which nothing deletes.
+/// The table of dead letters. Dead payments are rows of `payments`, which nothing deletes.
 pub const TABLE: Table = Table {
     name: "order_dead_letters",
     kinds: &[(Kind::DeliveryEvent, DELIVERY_EVENTS_STREAM), (Kind::PaymentEntry, "")],

@@ -105,7 +105,7 @@ pub struct AttemptView {
     pub ended_at: Option<DateTime<Utc>>,
 }
 
-/// How a call of the gateway ended; `sent` while it runs.
+/// The end of a call of the gateway; `sent` while it runs.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "names the values in the document")]

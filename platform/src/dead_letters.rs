@@ -39,7 +39,7 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 /// so many in one statement.
 const FORGOTTEN_AT_ONCE: i64 = 1_000;
 
-/// What a dead letter is about.
+/// The subject of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {

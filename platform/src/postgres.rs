@@ -31,7 +31,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 /// and has so long to answer.
 const WATCH_MAX: Duration = Duration::from_secs(2);
 
-/// How long a connection that is given back may still be busy with what was given up.
+/// The time that a connection which is given back may still be busy with what was given up.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// A connection that was of use so lately is taken to be good, or the statement that uses it fails.

@@ -30,7 +30,7 @@ pub fn is_ready(listen: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Where a process that listens on all addresses can be reached.
+/// Returns an address at which a process that listens on all addresses can be reached.
 fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         address.set_ip(match address {

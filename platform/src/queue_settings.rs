@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::health::Dependency;
 use crate::redis::Redis;
 
-/// What docs/OPERATIONS.md asks for.
+/// The settings that docs/OPERATIONS.md asks for.
 const WANTED: [(&str, &str); 3] =
     [("appendonly", "yes"), ("appendfsync", "always"), ("maxmemory-policy", "noeviction")];
 
@@ -58,7 +58,7 @@ pub async fn watch(
 const AS_DOCUMENTED: &str = "as documented";
 const UNKNOWN: &str = "unknown";
 
-/// What is wrong with the settings, in words; `None` when Redis does not answer.
+/// Describes what is wrong with the settings; `None` when Redis does not answer.
 async fn look(connection: &mut (impl ConnectionLike + Send)) -> Option<String> {
     let mut ask = redis::cmd("CONFIG");
     ask.arg("GET");

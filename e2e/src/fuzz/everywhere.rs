@@ -38,7 +38,7 @@ struct Door {
     operations: Vec<Operation>,
 }
 
-/// What a lane's requests were answered with: how often each status.
+/// The number of answers with each status that a lane got.
 type Statuses = FxHashMap<u16, u64>;
 
 /// Sends `requests` in all, and adds what was found.

@@ -9,11 +9,11 @@ use serde_json::{Map, Value, json};
 
 use super::surface::{Kind, Operation, Param};
 
-/// Whose things the good requests are about.
+/// The owners of what the good requests are about.
 pub(super) const SUBJECT: i64 = 7;
 
-/// What parsers, clocks, databases and arithmetic stumble over; bytes that a URL cannot hold as
-/// they are go out as they are.
+/// Values that parsers, clocks, databases and arithmetic stumble over; bytes that a URL cannot hold
+/// as they are go out as they are.
 const HOSTILE: &[&str] = &[
     "",
     "0",

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 const METHODS: [&str; 5] = ["get", "post", "put", "patch", "delete"];
 
-/// What a parameter or field is said to hold.
+/// The kind of value that a parameter or field is said to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Kind {
     Integer,

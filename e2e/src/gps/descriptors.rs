@@ -29,7 +29,7 @@ use crate::{
     service::{Service, get},
 };
 
-/// What the service may have of them.
+/// The number of descriptors that the service may have.
 const DESCRIPTORS: u64 = 1_024;
 /// Connections that say nothing, opened again when they are closed.
 const IDLE: usize = 1_100;
@@ -37,7 +37,7 @@ const IDLE: usize = 1_100;
 const HANDSHAKES_PER_S: u64 = 2_000;
 /// Such a socket is held on to for so long, unless the server closes it.
 const HELD: Duration = Duration::from_secs(5);
-/// How many are held or being opened at a time: more than the server has room for.
+/// The number held or being opened at a time: more than the server has room for.
 const HELD_MAX: u64 = 3_000;
 /// Customers who come in a second, and for how many seconds.
 const CUSTOMERS_PER_S: u64 = 20;
@@ -128,7 +128,7 @@ fn limited(plan: &Plan) -> anyhow::Result<std::path::PathBuf> {
     Ok(path)
 }
 
-/// What the crowd does, and how much of it.
+/// The doings of the crowd, counted.
 #[derive(Default)]
 struct Crowd {
     is_over: AtomicBool,

@@ -15,7 +15,7 @@ use crate::{
     watch::{self as watching, Bound, Course, Fault, GO_ON_WITHIN, Vigil},
 };
 
-/// How long something is frozen.
+/// The time for which something is frozen.
 const FROZEN: Duration = Duration::from_secs(60);
 const FROZEN_QUICK: Duration = Duration::from_secs(15);
 /// Entries of a worker that is frozen are another's after 10 s, looked for every 2 s.
@@ -25,7 +25,7 @@ const BACKLOG_ROWS: u32 = 6_000;
 /// Longer, the workers that are stopped for it would lose their entries to each other.
 const BACKLOG_MAX: Duration = Duration::from_secs(12);
 
-/// What may be stopped by a fault, for each stage of a probe.
+/// The time that a fault may stop each stage of a probe.
 pub(super) type Bounds = [Bound; 3];
 pub(super) const GOES_ON: Bound = Bound::Within(GO_ON_WITHIN);
 
@@ -87,7 +87,7 @@ pub(super) async fn stores(plan: &Plan, round: &mut Round, rng: &mut StdRng) -> 
     plan.conclude(round, load, &[&service], &[], rng).await
 }
 
-/// Where workers are frozen.
+/// The places at which workers are frozen.
 const PLACES: [(&str, At); 3] = [
     ("gps_positions", At::FirstRow),
     ("gps_positions", At::BeforeCommit),

@@ -20,7 +20,7 @@ use crate::{
     watch::{Bound, Fault},
 };
 
-/// How long the transaction stays open, and how often a process is restarted meanwhile.
+/// The time that the transaction stays open, and the restarts meanwhile.
 const OPEN: Duration = Duration::from_secs(600);
 const RESTART_MS: (u64, u64) = (55_000, 65_000);
 const OPEN_QUICK: Duration = Duration::from_secs(90);
@@ -177,7 +177,7 @@ async fn read_every_table(reader: &mut PgConnection) -> anyhow::Result<usize> {
     Ok(tables.len())
 }
 
-/// What retention should have removed, or has begun to remove.
+/// Tables that retention should have removed, or has begun to remove.
 async fn left_over(db: &PgPool, partitioned: bool) -> anyhow::Result<Vec<String>> {
     let mut left = Vec::new();
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM gps_positions WHERE driver_id = $1")

@@ -30,7 +30,7 @@ pub(super) struct Links {
     postgres: Proxy,
 }
 
-/// How a link falls silent.
+/// The ways in which a link falls silent.
 #[derive(Debug, Clone, Copy)]
 enum How {
     /// What exists, for ever; new connections work.

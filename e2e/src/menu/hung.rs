@@ -13,14 +13,14 @@ use crate::{
     trap::{self, At, Place, Trap},
 };
 
-/// How long something is frozen or silent for all.
+/// The time for which something is frozen, or silent for all.
 const LASTS: Duration = Duration::from_secs(60);
 const LASTS_QUICK: Duration = Duration::from_secs(15);
 /// A connection that is silent is given up and replaced within this time.
 const GIVEN_UP_AFTER: Duration = Duration::from_secs(2);
 /// A transaction that nobody goes on with is ended by PostgreSQL within this time.
 const ENDED_AFTER: Duration = Duration::from_secs(10);
-/// What a frozen node holds is another's within this time.
+/// Another node has what a frozen one holds within this time.
 const YIELDED_WITHIN: Duration = Duration::from_secs(15);
 
 /// The kinds.
@@ -41,7 +41,7 @@ pub(super) enum Hung {
     PostgresSilent,
 }
 
-/// What a fault has under way.
+/// A fault that is under way.
 #[derive(Default)]
 pub(super) struct Held {
     trap: Option<Trap>,

@@ -34,7 +34,7 @@ pub(super) const OUTSIDE: u16 = u16::MAX;
 /// Role, id, and an operator's restaurant.
 type Bearer = (&'static str, i64, Option<i64>);
 
-/// Who signs tokens; nobody when none are needed.
+/// The signer of tokens; none when they are not needed.
 #[derive(Debug, Default)]
 pub(super) struct Signers {
     pub(super) access: Option<Signer>,

@@ -23,7 +23,7 @@ use crate::{
     report::{Percentiles, ReportsReport},
 };
 
-/// What the driver has stored in this hour: its sum takes PostgreSQL most of a second.
+/// Rows that the driver has stored in this hour: its sum takes PostgreSQL most of a second.
 const ROWS: i64 = 450_000;
 /// The others read this often.
 const OTHERS_EVERY: Duration = Duration::from_millis(50);

@@ -27,7 +27,7 @@ async fn blocked_s(world: &World, name: &str) -> Option<u64> {
     world.get("/readyz", "").await.json()["blocked_s"][name].as_u64()
 }
 
-/// What `/readyz` says while PostgreSQL hangs: always ready, with a fix accepted each time, and of
+/// Checks `/readyz` while PostgreSQL hangs: always ready, with a fix accepted each time, and of
 /// these dependencies at last that they are down.
 async fn until_seen_and_longer(world: &World, dependencies: &[&str]) -> i64 {
     let (since, mut sent, mut seen) = (Instant::now(), 0, false);

@@ -240,7 +240,7 @@ async fn positions_end_with_the_retention() {
     assert!(is_in_live(&world, 8).await);
 }
 
-/// What is stored while a worker stops is current as well.
+/// A position that is stored while a worker stops is current as well.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_batch_of_a_stopping_worker_is_shown() {
     let mut world = World::start().await;

@@ -54,7 +54,7 @@ struct NewRefund {
     reason: Option<String>,
 }
 
-/// How far a refund is; `dead` when somebody must look.
+/// The state of a refund; `dead` when somebody must look.
 #[derive(ToSchema)]
 #[schema(rename_all = "snake_case")]
 #[allow(dead_code, reason = "names the values in the document")]

@@ -24,7 +24,7 @@ pub struct TrackingArgs {
     pub tracking_verify_key_files: Vec<PathBuf>,
 }
 
-/// What a tracking token allows: to follow one order.
+/// The claim of a tracking token: it allows to follow one order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TrackingGrant {
     /// That order.

@@ -50,7 +50,7 @@ pub struct Search {
     redriven: Option<bool>,
 }
 
-/// What could neither be stored nor applied.
+/// An entry that could neither be stored nor applied.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct DeadLetter {
     /// Names the letter in its service.
@@ -187,7 +187,7 @@ pub struct Refusal {
     pub reason: String,
 }
 
-/// What became of many.
+/// The outcome of redriving many letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct RedriveReport {
     /// How many were redriven.
@@ -198,7 +198,7 @@ pub struct RedriveReport {
     pub next: Option<String>,
 }
 
-/// What became of one letter.
+/// The outcome of redriving one letter.
 #[derive(Debug)]
 pub enum Outcome {
     /// It was stored or applied, or is on its way again; under this message id, if it has one.

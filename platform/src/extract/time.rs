@@ -7,7 +7,7 @@ use serde::{Deserialize, Deserializer, de};
 /// both sides for what is reckoned from them. chrono itself reads years of six digits with a sign.
 const STORABLE_S: std::ops::RangeInclusive<i64> = 0..=253_402_300_799;
 
-/// Whether a time is from 1970 to 9999.
+/// Returns true for a time from 1970 to 9999.
 pub fn is_storable(at: DateTime<Utc>) -> bool {
     STORABLE_S.contains(&at.timestamp())
 }

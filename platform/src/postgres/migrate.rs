@@ -16,12 +16,12 @@ use sqlx::{
     migrate::{Migrate as _, MigrateError, Migration, Migrator},
 };
 
-/// Where sqlx notes what was applied.
+/// The table in which sqlx notes what was applied.
 const TABLE: &str = "_sqlx_migrations";
 /// Between two tries to get the lock of migrations. Each try ends soon: building an index waits for
 /// all transactions, also for one that waits for that build.
 const LOCK_AGAIN_AFTER: Duration = Duration::from_millis(250);
-/// What one try may take; below PostgreSQL's `deadlock_timeout`, which is a second.
+/// The limit of one try; below PostgreSQL's `deadlock_timeout`, which is a second.
 const LOCK_WAIT: &str = "SET lock_timeout = '200ms'";
 /// Building an index takes its time, and nobody waits for it.
 const WITHOUT_LIMIT: &str = "SET lock_timeout = 0; SET statement_timeout = 0";
@@ -72,7 +72,7 @@ async fn apply(migrator: &Migrator, connection: &mut PgConnection) -> Result<(),
     connection.unlock().await
 }
 
-/// What was not yet applied, in its order.
+/// Returns the migrations that were not yet applied, in their order.
 async fn pending<'a>(
     migrator: &'a Migrator,
     connection: &mut PgConnection,

@@ -7,8 +7,8 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 
-/// Whether this error says that the server and our settings do not agree on TLS: waiting does not
-/// change that. rustls refuses a certificate by an error of input or output.
+/// Returns true when this error says that the server and our settings do not agree on TLS: waiting
+/// does not change that. rustls refuses a certificate by an error of input or output.
 pub(super) fn is_misconfigured(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Tls(_) | sqlx::Error::Configuration(_) => true,
@@ -17,7 +17,8 @@ pub(super) fn is_misconfigured(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether connections go over a network, and may do so in clear text where the server has no TLS.
+/// Returns true when connections go over a network, and may do so in clear text where the server
+/// has no TLS.
 pub(super) fn may_be_clear(options: &PgConnectOptions) -> bool {
     matches!(options.get_ssl_mode(), PgSslMode::Prefer)
         && options.get_socket().is_none()

@@ -28,7 +28,7 @@ use super::{
     timed_out,
 };
 
-/// What such a URL begins with, and what the URLs of its nodes begin with then.
+/// The schemes of a cluster's URL, each with that of its nodes' URLs.
 const SCHEMES: [(&str, &str); 2] =
     [("redis-cluster://", "redis://"), ("rediss-cluster://", "rediss://")];
 /// Connecting takes longer only when every node is silent.
@@ -89,7 +89,7 @@ impl Seeds {
     }
 }
 
-/// Where a [`Link`] to all masters connects.
+/// The target of a [`Link`] to all masters.
 pub(super) struct Masters(ClusterClient);
 
 impl Connect for Masters {

@@ -15,8 +15,8 @@ use super::{
     link::{Connect, Link, SILENT_MAX},
 };
 
-/// How sockets are set up: what is not acknowledged in time, or a probe of an idle connection, ends
-/// a connection whose host has vanished, also when nobody waits for an answer.
+/// The settings of sockets: what is not acknowledged in time, or a probe of an idle connection,
+/// ends a connection whose host has vanished, also when nobody waits for an answer.
 pub(super) fn tcp_settings() -> TcpSettings {
     let keepalive = TcpKeepalive::new().with_time(SILENT_MAX).with_interval(Duration::from_secs(1));
     let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
@@ -42,7 +42,7 @@ pub(super) fn client(url: &str, authority: Option<&TlsCertificates>) -> anyhow::
     client.context("the Redis URL is not valid")
 }
 
-/// Where a [`Link`] to one server connects.
+/// The target of a [`Link`] to one server.
 pub(super) struct Server {
     client: Client,
     config: AsyncConnectionConfig,
@@ -99,8 +99,8 @@ impl Link<Server> {
     }
 }
 
-/// Whether a connection with this error is of no more use. A server answers in order: when one
-/// answer does not come, none behind it does.
+/// Returns true when a connection with this error is of no more use. A server answers in order:
+/// when one answer does not come, none behind it does.
 fn is_the_end(error: &redis::RedisError) -> bool {
     error.is_timeout() || error.is_unrecoverable_error()
 }

@@ -42,8 +42,8 @@ pub(super) struct Peer {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct ClientAddress(pub IpAddr);
 
-/// What one customer of a network provider can choose from: an IPv4 address, or the first 64 bits
-/// of an IPv6 address.
+/// The addresses that one customer of a network provider can choose from: an IPv4 address, or the
+/// first 64 bits of an IPv6 address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Network(u128);
 

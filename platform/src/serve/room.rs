@@ -27,7 +27,7 @@ const BUSY: u8 = 1;
 /// Waits for its next request.
 const IDLE: u8 = 2;
 
-/// What is known of a connection, shared by those who look after a part of it.
+/// The state of a connection, shared by those who look after a part of it.
 #[derive(Debug)]
 pub(super) struct Connection {
     number: u64,

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 const CHUNKS_MAX: usize = 256;
 const CHUNK_BYTES: usize = 16 * 1024;
 const BACKLOG: u32 = 1_024;
-/// What a connection is recognised by, for [`Proxy::silence`], is in its first bytes.
+/// The first bytes of a connection, by which [`Proxy::silence`] recognises it.
 const BEGINNING_BYTES: usize = 16 * 1024;
 
 /// What stands behind the proxy.

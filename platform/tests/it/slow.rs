@@ -49,7 +49,7 @@ async fn narrow(change: impl FnOnce(&mut HttpArgs)) -> Server {
     Server::start(router(), args).await
 }
 
-/// How many connections were closed for this reason. Other tests of this process count too.
+/// The number of connections that were closed for this reason. Other tests of this process count too.
 fn closed(reason: &str) -> u64 {
     platform::telemetry::register(&[]);
     let metrics = platform::telemetry::metrics().render();

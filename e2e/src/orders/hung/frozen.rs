@@ -22,7 +22,8 @@ use crate::{
     watch::{Bound, Fault, GO_ON_WITHIN},
 };
 
-/// What an order needs, one after the other; what orders are taken without is frozen together.
+/// The parts that an order needs, one after the other; those that orders are taken without are
+/// frozen together.
 pub(in super::super) async fn stores(
     plan: &Plan,
     round: &mut Round,

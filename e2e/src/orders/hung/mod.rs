@@ -29,7 +29,7 @@ use crate::{
 };
 
 const RATE: u32 = 10;
-/// How long something is frozen, or silent for all.
+/// The time for which something is frozen, or silent for all.
 const LASTS: Duration = Duration::from_secs(60);
 const LASTS_QUICK: Duration = Duration::from_secs(15);
 /// A payment is another worker's, or taken without the stream, within this time.

@@ -18,7 +18,7 @@ use crate::{
 /// A link whose new connections work is looked at for so long: longer than a lease.
 const REPLACED_FOR: Duration = Duration::from_secs(20);
 
-/// What of which link falls silent: what exists, for ever, or all of it until it is healed.
+/// The part of a link that falls silent: what exists, for ever, or all of it until it is healed.
 struct Victim {
     name: &'static str,
     link: usize,
