@@ -23,7 +23,7 @@ pub const LAGS_MAX: usize = (POSITION_LEN - 8) / LAG_LEN;
 /// A position, and when we got it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Received {
-    /// Where the device was, and when by its own clock.
+    /// The place of the device, and the time by its own clock.
     pub position: Position,
     /// When it was accepted by our clock, milliseconds since 1970-01-01 UTC.
     pub received_at_ms: i64,

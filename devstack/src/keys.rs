@@ -72,7 +72,7 @@ impl Keys {
         (keys.access.signing.exists() && keys.tracking.signing.exists()).then_some(keys)
     }
 
-    /// What signs access tokens.
+    /// The key that signs access tokens.
     ///
     /// # Errors
     /// As [`KeyPair::signer`].

@@ -50,7 +50,7 @@ pub(crate) struct Args {
     /// How many bodies
     #[arg(long, default_value_t = 500_000)]
     bodies: u64,
-    /// How many requests that are bad anywhere, to all services together
+    /// Requests that are bad anywhere, to all services together
     #[arg(long, default_value_t = 500_000)]
     requests: u64,
     /// Makes the bodies and requests of an earlier run again

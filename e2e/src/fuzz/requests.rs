@@ -420,7 +420,7 @@ mod tests {
 
     use super::*;
 
-    /// What is made can be sent: one request each, as long as it says.
+    /// Requests that are made can be sent: one each, as long as it says.
     #[test]
     fn requests_are_whole() {
         let document = serde_json::to_value(logistics::http::openapi()).unwrap();

@@ -171,7 +171,7 @@ pub(super) async fn workers(
 }
 
 impl Plan {
-    /// How long something is frozen or silent.
+    /// The time for which something is frozen or silent.
     pub(super) fn frozen_for(&self) -> Duration {
         if self.quick { FROZEN_QUICK } else { FROZEN }
     }

@@ -33,11 +33,11 @@ pub(super) struct Links {
 /// The ways in which a link falls silent.
 #[derive(Debug, Clone, Copy)]
 enum How {
-    /// What exists, for ever; new connections work.
+    /// The connections that exist, for ever; new ones work.
     Existing,
-    /// What has subscribed, for ever; everything else works.
+    /// The subscriptions, for ever; everything else works.
     Subscribers,
-    /// What exists and what is new, until it is healed.
+    /// All connections, new ones too, until it is healed.
     All,
 }
 
@@ -147,7 +147,7 @@ impl Links {
         })
     }
 
-    /// What a process must find in its environment to use them.
+    /// The environment that makes a process use them.
     fn settings(&self, plan: &Plan) -> anyhow::Result<[(&'static str, String); 3]> {
         let database = plan.world.stack.logistics_database_url();
         Ok([

@@ -4,7 +4,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use contracts::{
     ids::{DriverId, EventId},
     position::Position,
-    streams::{POSITION_FIELD, gps_stream},
 };
 use platform::stores::Timescaledb;
 use sqlx::{AssertSqlSafe, PgPool, Postgres, Transaction};
@@ -97,19 +96,6 @@ pub(crate) fn position(driver_id: i64, recorded_at: DateTime<Utc>) -> Position {
     }
 }
 
-/// Adds a position to its stream as if it had been accepted when it was recorded.
-async fn add(world: &World, position: &Position) {
-    let mut queue = world.queue_connection().await;
-    let _: String = redis::cmd("XADD")
-        .arg(gps_stream(0))
-        .arg("*")
-        .arg(POSITION_FIELD)
-        .arg(position.encode_entry().as_slice())
-        .query_async(&mut queue)
-        .await
-        .unwrap();
-}
-
 #[tokio::test]
 async fn a_reader_holds_up_no_start_no_new_partition_and_retention_for_its_time_only() {
     let (mut world, db) = with_expired_partitions().await;
@@ -127,7 +113,7 @@ async fn a_reader_holds_up_no_start_no_new_partition_and_retention_for_its_time_
     world.start_service().await;
     world.until_ready().await;
     // An hour for which nothing was made ahead.
-    add(&world, &position(1, Utc::now() - TimeDelta::days(3))).await;
+    world.add(&[position(1, Utc::now() - TimeDelta::days(3))]).await;
     world.until_stored(1).await;
     assert!(exists(&db, &ahead).await);
 
@@ -213,7 +199,7 @@ async fn a_reader_holds_up_no_jobs_and_no_other_readers_of_a_hypertable() {
     until("the job has given up", async || failures().await > 0).await;
     // Others read and write the same hours.
     let late = position(4, now - TimeDelta::hours(5));
-    add(&world, &late).await;
+    world.add(&[late]).await;
     world.until_stored(4).await;
     let answer = world.get("/api/v1/drivers/1/route", &world.driver(1)).await;
     assert_eq!(answer.status, 200, "{}", answer.text());

@@ -1,10 +1,7 @@
 //! Rows that the history refuses, alone or all together, and which of them become dead letters.
 
 use chrono::{DateTime, TimeDelta, Utc};
-use contracts::{
-    position::Position,
-    streams::{HISTORY_GROUP, POSITION_FIELD, gps_stream},
-};
+use contracts::streams::{HISTORY_GROUP, gps_stream};
 use platform::stores::Timescaledb;
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgPool};
@@ -40,20 +37,6 @@ async fn send(world: &World, drivers: std::ops::Range<i64>) {
         let fix = json!({"latitude": 1.0, "longitude": 1.0});
         let answer = world.post(&path, &world.driver(driver_id), &fix).await;
         assert_eq!(answer.status, 202, "{}", answer.text());
-    }
-}
-
-async fn add(world: &World, positions: &[Position]) {
-    let mut queue = world.queue_connection().await;
-    for position in positions {
-        let _: String = redis::cmd("XADD")
-            .arg(gps_stream(0))
-            .arg("*")
-            .arg(POSITION_FIELD)
-            .arg(position.encode_entry().as_slice())
-            .query_async(&mut queue)
-            .await
-            .unwrap();
     }
 }
 
@@ -98,7 +81,7 @@ async fn what_was_delivered_often_is_stored_all_the_same() {
     let mut world = World::start_with(Timescaledb::Off, &[]).await;
     world.stop_service().await;
     let now = Utc::now();
-    add(&world, &[1, 2, 3].map(|driver_id| position(driver_id, now))).await;
+    world.add(&[1, 2, 3].map(|driver_id| position(driver_id, now))).await;
     let mut queue = world.queue_connection().await;
     let stream = gps_stream(0);
     let (_, entries): (redis::Value, Vec<(String, redis::Value)>) = {
@@ -144,7 +127,7 @@ async fn rows_of_long_ago_make_the_hours_they_need_and_no_others() {
         let db = world.db().await;
         let now = Utc::now();
         let days = |days: i64| -> DateTime<Utc> { now - TimeDelta::days(days) };
-        add(&world, &[position(1, days(400)), position(2, days(182)), position(3, now)]).await;
+        world.add(&[position(1, days(400)), position(2, days(182)), position(3, now)]).await;
         world.until_stored(3).await;
         let tables: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM pg_inherits WHERE inhparent = 'gps_positions'::regclass",

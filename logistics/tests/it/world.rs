@@ -3,6 +3,10 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use contracts::{
+    position::Position,
+    streams::{POSITION_FIELD, gps_stream},
+};
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use logistics::{Config, Role};
@@ -252,6 +256,21 @@ impl World {
 
     pub(crate) async fn until_stored_at_least(&self, rows: i64) {
         until("enough events are stored", async || self.stored().await >= rows).await;
+    }
+
+    /// Adds positions to a stream, one entry each, as if they had been accepted.
+    pub(crate) async fn add(&self, positions: &[Position]) {
+        let mut queue = self.queue_connection().await;
+        for position in positions {
+            let _: String = redis::cmd("XADD")
+                .arg(gps_stream(0))
+                .arg("*")
+                .arg(POSITION_FIELD)
+                .arg(position.encode_entry().as_slice())
+                .query_async(&mut queue)
+                .await
+                .unwrap();
+        }
     }
 
     pub(crate) async fn queue_connection(&self) -> redis::aio::MultiplexedConnection {

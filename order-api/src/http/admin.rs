@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::App;
 
-const ADMIN: Who = Who::Roles(&[Role::Admin]);
+pub(super) const ADMIN: Who = Who::Roles(&[Role::Admin]);
 /// Lines of a page.
 const PAGE: i64 = 100;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use axum::{extract::State, http::Method};
 use platform::{
-    access::{Row, Who},
-    auth::{Auth, Role},
+    access::Row,
+    auth::Auth,
     dead_letters::{
         DeadLetters, Kept, Outcome, RedriveMany, RedriveReport, Redriven, Search, redrive_many,
     },
@@ -16,13 +16,11 @@ use platform::{
 };
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::App;
+use super::{App, admin::ADMIN};
 use crate::{
     dead_letters::{self, TABLE},
     deliveries::Deliveries,
 };
-
-const ADMIN: Who = Who::Roles(&[Role::Admin]);
 
 pub(super) const ACCESS: &[Row] = &[
     (Method::GET, "/admin/dead-letters", ADMIN),
